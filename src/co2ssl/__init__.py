@@ -1,0 +1,49 @@
+"""co2ssl: visual representations from unlabelled images, by consistent contrast (CO2, ICLR 2021).
+
+    import co2ssl
+
+    run = co2ssl.pretrain("photos/", out="runs/photos")
+    backbone = co2ssl.load_encoder(run.folder)        # a torch module with torchvision's key names
+
+    from co2ssl import Contrast, contrastive_loss     # one loss in a loop of your own
+
+Names are loaded when they are first used, so that ``import co2ssl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from co2ssl.api import load_encoder as load_encoder
+    from co2ssl.api import pretrain as pretrain
+    from co2ssl.losses import Contrast as Contrast
+    from co2ssl.losses import consistency as consistency
+    from co2ssl.losses import contrastive_loss as contrastive_loss
+    from co2ssl.losses import info_nce as info_nce
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Contrast": "co2ssl.losses",
+    "consistency": "co2ssl.losses",
+    "contrastive_loss": "co2ssl.losses",
+    "info_nce": "co2ssl.losses",
+    "load_encoder": "co2ssl.api",
+    "pretrain": "co2ssl.api",
+}
+
+__all__ = ["Contrast", "__version__", "consistency", "contrastive_loss", "info_nce", "load_encoder", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'co2ssl' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

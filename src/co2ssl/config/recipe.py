@@ -1,0 +1,169 @@
+"""The two models that say what a run is: ``Recipe`` (what the paper fixes) and ``RunOptions`` (how it is run here).
+
+Neither has behaviour, and nothing below ``api`` ever sees one: rooms get plain, typed arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MethodName = Literal["moco", "simclr"]
+ViewName = Literal["moco-v1", "moco-v2", "simclr", "moco-v1-small", "moco-v2-small", "simclr-small"]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class _Strict(BaseModel):
+    """Frozen, nothing guessed: an unknown field, a string for a number, NaN and infinity are errors."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,
+    )
+
+
+class Recipe(_Strict):
+    """One setting of one method, flat, so that every field is an option. No field has a default: a recipe states all."""
+
+    method: MethodName
+    """Contrastive method that makes the comparisons."""
+    arch: Literal["resnet18", "resnet34", "resnet50"]
+    """Backbone, by torchvision's name."""
+    width: Positive
+    """Multiplies the channels of every layer of the backbone, stem included."""
+    stem: Literal["imagenet", "medium", "small"]
+    """First layers: imagenet (7x7 stride 2, max-pool), medium (3x3 stride 2, for 48-96 px), small (3x3 stride 1, for 32 px)."""
+    head: Literal["linear", "mlp"]
+    """Projection from backbone features to embeddings; left behind after training."""
+    head_layers: Count
+    """Linear layers in an mlp head (head linear is one layer and does not read this)."""
+    head_hidden: Count | None
+    """Features between the layers of an mlp head (head linear does not read this)."""
+    head_batch_norm: bool
+    """Batch norm after the layers of an mlp head (head linear does not read this)."""
+    embedding_dim: Count
+    """Length D of an embedding; the papers' 128-d."""
+    temperature: Positive
+    """Temperature of the instance loss L_ins (paper: tau_ins). Never changed by --auto."""
+    consistency_weight: NotNegative
+    """Weight of the consistency term L_con (paper: alpha). 0 is the baseline; L_con is then only monitored. Never changed by --auto."""
+    consistency_temperature: Positive
+    """Temperature of P and Q in the consistency term (paper: tau_con). Never changed by --auto."""
+    consistency_direction: Literal["symmetric", "forward", "reverse"]
+    """Divergence of the consistency term: symmetric (the paper's), forward KL(P||Q), or reverse KL(Q||P)."""
+    detach_positive: bool
+    """Whether P, made from the positive, is a constant of the consistency term (in MoCo it is one either way)."""
+    queue_size: Count | None
+    """Negatives in the queue (paper: K); none for simclr, whose negatives are the batch."""
+    ema_keep: Annotated[float, Field(ge=0.0, le=1.0)] | None
+    """Share of the old weights that the key encoder keeps at each step (MoCo: m); none for simclr."""
+    exclude_own: bool
+    """Whether negatives that come from the query's own image are left out (always so in simclr)."""
+    batch_norm: Literal["split", "shuffle", "sync", "plain"]
+    """Batch norm: split (groups of the batch), shuffle (a group is a process), sync (the joined batch), plain."""
+    batch_norm_groups: Count
+    """Groups that batch norm split makes of the global batch: what MoCo's GPUs did, on any number of devices."""
+    views: ViewName
+    """The two random views of an image: crop, colour, blur and flip as published; -small is for small images."""
+    image_size: Annotated[int, Field(ge=8)]
+    """Side of a view, in pixels."""
+    min_area: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Smallest crop, as a share of the image's area."""
+    optimizer: Literal["sgd", "lars"]
+    """SGD with momentum, or LARS (trust 0.001; batch norm and biases without adaptation and decay)."""
+    lr: Positive
+    """Learning rate at its highest, for this batch_size; never scaled behind your back."""
+    optimizer_momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Momentum of the optimiser (not of the key encoder: that is ema_keep)."""
+    weight_decay: NotNegative
+    """L2 penalty of the optimiser."""
+    schedule: Literal["cosine-epoch", "cosine-step", "steps"]
+    """Learning rate over time: cosine to 0, set each epoch or each step; or steps, multiplied at drop_epochs."""
+    drop_epochs: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)]
+    """Epochs at which schedule steps multiplies the learning rate (other schedules do not read this)."""
+    drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """What schedule steps multiplies the learning rate with (other schedules do not read this)."""
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    """Epochs of linear warm-up from 0 before the schedule begins."""
+    epochs: Count
+    """Passes over the images."""
+    batch_size: Count
+    """Images per batch, over all processes."""
+    accumulate: Count
+    """Batches whose gradients are added up for one optimiser step; 1 for simclr, whose negatives are the batch."""
+
+
+class RunOptions(_Strict):
+    """How a recipe is run here. None of it is part of a method; precision and seed change the result, the rest does not."""
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the encoder; losses are in float32 always."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Everything random follows from this number."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes CUDA, then MPS, then the CPU."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode images and make views; none: one a core. Any number gives the same batches."""
+    compile: bool = False
+    """Whether the encoder goes through torch.compile."""
+    log_every: Count = 10
+    """Steps between two lines of metrics."""
+    checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
+    probe_every: Annotated[int, Field(ge=0)] = 10
+    """Epochs between two measurements of the encoder while it trains; 0: never."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use (fewer than the machine has, under taskset or in a job)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def complaints(recipe: Recipe) -> list[str]:
+    """What cannot run, or would do nothing, in the combination of a recipe's fields; each with what to do."""
+    rules = _method_complaints(recipe)
+    if recipe.head == "mlp" and (recipe.head_layers < 2 or recipe.head_hidden is None):
+        rules.append("head mlp needs two layers or more and their width: give --head-layers 2 --head-hidden 512")
+    if recipe.batch_norm == "split" and recipe.batch_size % recipe.batch_norm_groups:
+        rules.append(
+            f"a batch of {recipe.batch_size} does not split into {recipe.batch_norm_groups} equal batch-norm groups: "
+            "give a --batch-size or --batch-norm-groups that divides"
+        )
+    if recipe.batch_norm == "split" and recipe.batch_size < 2 * recipe.batch_norm_groups:
+        rules.append("batch norm needs two images in every group: give fewer --batch-norm-groups")
+    if recipe.schedule == "steps":
+        if recipe.drop_factor is None:
+            rules.append("schedule steps needs --drop-epochs and --drop-factor")
+        if list(recipe.drop_epochs) != sorted(set(recipe.drop_epochs)):
+            rules.append(f"drop_epochs must rise, not {list(recipe.drop_epochs)}")
+    if recipe.warmup_epochs >= recipe.epochs and recipe.warmup_epochs:
+        rules.append(
+            f"a warm-up of {recipe.warmup_epochs} epochs leaves none of {recipe.epochs}: "
+            f"give --warmup-epochs {recipe.epochs // 10}, or more --epochs"
+        )
+    return rules
+
+
+def _method_complaints(recipe: Recipe) -> list[str]:
+    rules = []
+    if recipe.method == "moco":
+        if recipe.queue_size is None or recipe.ema_keep is None:
+            rules.append("moco needs a queue and a key encoder: give --queue-size and --ema-keep")
+        return rules
+    if recipe.queue_size is not None or recipe.ema_keep is not None:
+        rules.append("simclr has neither queue nor key encoder: leave --queue-size and --ema-keep out")
+    if not recipe.exclude_own:
+        rules.append("simclr never takes a row's own image as its negative: leave --exclude-own out")
+    if recipe.batch_norm in ("split", "shuffle"):
+        rules.append(f"batch norm {recipe.batch_norm} permutes keys, which simclr does not have: give --batch-norm sync")
+    if recipe.accumulate != 1:
+        rules.append("simclr takes its negatives from the batch, so adding up small batches would be another loss: --accumulate 1")
+    return rules

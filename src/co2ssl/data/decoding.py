@@ -1,0 +1,112 @@
+"""Image files to RGB arrays: OpenCV for plain JPEG, Pillow for everything else.
+
+OpenCV decodes JPEG a little faster than Pillow and to the same pixels, but guesses where a file is odd. So only the plain
+case goes that way (8 bits, one or three channels, complete), and Pillow is the authority for the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Twice Pillow's warning threshold, which is where Pillow itself refuses: about 179 million pixels, 0.5 GB as RGB.
+MAX_PIXELS = 178_956_970
+
+# The end-of-image marker must stand near the end; an earlier one may be a thumbnail's.
+_TAIL_BYTES = 1024
+
+
+class BadImage(Exception):  # noqa: N818 - a fact about one file that the loader skips over, not a failure of the run
+    """An image that cannot be used.
+
+    Attributes:
+        where: which image: a path, or a name and a number.
+        reason: why, in words.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+def read_image(path: str) -> NDArray[np.uint8]:
+    """The image file at ``path`` as RGB, (H, W, 3) uint8. Raises :class:`BadImage`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BadImage(path, error.strerror or type(error).__name__) from error
+    return decode(data, where=path)
+
+
+def decode(data: bytes, *, where: str) -> NDArray[np.uint8]:
+    """Encoded bytes as RGB, (H, W, 3) uint8, upright by their EXIF orientation.
+
+    Grey is repeated over the channels, palettes are looked up, transparency is dropped, CMYK is converted as Pillow does,
+    16 bits are scaled to 8, and of an animation the first frame is taken.
+
+    Raises:
+        BadImage: nothing in it, not an image, truncated, over :data:`MAX_PIXELS`, or 32-bit floating point.
+    """
+    if not data:
+        raise BadImage(where, "the file is empty")
+    if _is_plain_jpeg(data):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is not None:
+            return cast("NDArray[np.uint8]", image)
+    return _decode_with_pillow(data, where)
+
+
+def _decode_with_pillow(data: bytes, where: str) -> NDArray[np.uint8]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of sizes that the check below refuses or allows, and of odd metadata that does no harm.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise BadImage(where, f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+                return np.array(_to_rgb(ImageOps.exif_transpose(image), where))
+    except UnidentifiedImageError as error:
+        raise BadImage(where, "not an image in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(where, f"more than {MAX_PIXELS:,} pixels") from error
+    # Pillow's decoders report broken files by any of these.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
+        raise BadImage(where, f"cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadImage(where, "32-bit floating-point pixels; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether this is a complete 8-bit JPEG of one or three channels and of allowed size."""
+    if data[:3] != b"\xff\xd8\xff" or data.rfind(b"\xff\xd9", max(0, len(data) - _TAIL_BYTES)) < 0:
+        return False
+    position = 2
+    while position + 10 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        # Start-of-frame markers are C0 to CF without C4 (Huffman tables), C8 (reserved) and CC (arithmetic tables).
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = int.from_bytes(data[position + 5 : position + 7])
+            width = int.from_bytes(data[position + 7 : position + 9])
+            return data[position + 4] == 8 and data[position + 9] in (1, 3) and 0 < height * width <= MAX_PIXELS
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return False

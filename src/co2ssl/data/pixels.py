@@ -1,0 +1,143 @@
+"""The pixel work of views: each operation as torchvision does it on PIL images, the form the papers used.
+
+All functions take and return RGB images (H, W, 3) uint8 and change nothing in place. They reproduce Pillow's rounding
+(colour operations truncate, resizing rounds), on OpenCV and torch kernels that are several times faster than Pillow's.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+FloatRow = NDArray[np.float32]
+
+# Pillow truncates where OpenCV rounds to nearest; a little less than a half keeps whole numbers whole.
+_TRUNCATE = -0.4995
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Bilinear resize with antialiasing, Pillow's definition: the kernel widens by the scale when shrinking."""
+    old_height, old_width = image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return image
+    if height >= old_height and width >= old_width:
+        # Enlarging, the antialiased kernel is the plain one, and OpenCV's takes a fifth of the time.
+        return _image(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    # torch's kernel for channels-last uint8 is Pillow's algorithm, vectorised; it wants contiguous pixels.
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
+    resized = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return _image(resized.squeeze(0).permute(1, 2, 0).numpy())
+
+
+def resized_crop(image: Image, box: tuple[int, int, int, int], size: int) -> Image:
+    """The region ``box`` = (top, left, height, width) as a (size, size, 3) image; pixels outside it play no part."""
+    top, left, height, width = box
+    return resize(image[top : top + height, left : left + width], size, size)
+
+
+def resize_short_side(image: Image, size: int) -> Image:
+    """Resize so that the shorter side is ``size`` and the aspect ratio stays (the longer side is rounded down)."""
+    height, width = image.shape[:2]
+    if height <= width:
+        return resize(image, size, int(size * width / height))
+    return resize(image, int(size * height / width), size)
+
+
+def centre_crop(image: Image, size: int) -> Image:
+    """The (size, size, 3) centre of an image no smaller than that."""
+    height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def flip(image: Image) -> Image:
+    """Left and right exchanged."""
+    return _image(cv2.flip(image, 1))
+
+
+def adjust_brightness(image: Image, factor: float) -> Image:
+    """Blend with black: factor 0 is black, 1 the image."""
+    return _image(cv2.addWeighted(image, factor, image, 0.0, _TRUNCATE))
+
+
+def adjust_contrast(image: Image, factor: float) -> Image:
+    """Blend with the (rounded) mean of the grey image: factor 0 is one grey, 1 the image."""
+    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    return _image(cv2.addWeighted(image, factor, image, 0.0, mean * (1.0 - factor) + _TRUNCATE))
+
+
+def adjust_saturation(image: Image, factor: float) -> Image:
+    """Blend with the grey image: factor 0 is grey, 1 the image."""
+    return _image(cv2.addWeighted(image, factor, to_grey(image), 1.0 - factor, _TRUNCATE))
+
+
+def adjust_hue(image: Image, shift: float) -> Image:
+    """Turn the hue by ``shift``, in turns of the colour circle, -0.5 to 0.5.
+
+    Hue, saturation and value are kept in 8 bits on the way, truncated, as Pillow's HSV images are: the loss that this
+    brings is part of the published augmentation.
+    """
+    height, width = image.shape[:2]
+    to_bytes, from_bytes = _hsv_scales(width)
+    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV).reshape(height, width * 3)
+    # What should be whole may come out a rounding error below it, and would be truncated to one less.
+    quantised = (hsv * to_bytes + np.float32(1e-4)).astype(np.uint8).reshape(height, width, 3)
+    quantised[..., 0] += np.uint8(int(shift * 255) % 256)
+    hsv = (quantised.reshape(height, width * 3) * from_bytes).reshape(height, width, 3)
+    return _image(cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)))
+
+
+def to_grey(image: Image) -> Image:
+    """ITU-R 601 luma on all three channels."""
+    return _image(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+
+
+def pil_gaussian_blur(image: Image, sigma: float) -> Image:
+    """Pillow's ``ImageFilter.GaussianBlur(radius=sigma)``: three box blurs of fractional width that have this sigma."""
+    kernel = _pil_kernel(sigma)
+    return _image(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
+
+
+def gaussian_blur(image: Image, sigma: float, taps: int) -> Image:
+    """A sampled Gaussian of ``taps`` (odd) values, mirrored at the border: torchvision's ``gaussian_blur``."""
+    offsets = np.arange(taps, dtype=np.float32) - (taps - 1) / 2
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    return _image(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _pil_kernel(sigma: float) -> FloatRow:
+    """The three box blurs of Pillow as one kernel.
+
+    A box of fractional radius is a flat top with two smaller outer weights. The formula is that of Gwosdek et al.,
+    "Theoretical foundations of Gaussian convolution by extended box filtering" (2011), which Pillow implements.
+    """
+    passes = 3
+    variance = sigma * sigma / passes
+    whole = int((np.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
+    box = np.ones(2 * whole + 3)
+    box[[0, -1]] = fraction
+    box /= box.sum()
+    return np.convolve(np.convolve(box, box), box).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _hsv_scales(width: int) -> tuple[FloatRow, FloatRow]:
+    """Factors from OpenCV's float HSV (360, 1, 255) to bytes and back, for a row of pixels, (3 * width,).
+
+    One long row is multiplied an order of magnitude faster than many rows of three.
+    """
+    to_bytes = np.array([255 / 360, 255, 1], dtype=np.float32)
+    return np.tile(to_bytes, width), np.tile(1 / to_bytes, width)
+
+
+def _image(array: object) -> Image:
+    # OpenCV's annotations say only "some array of some number"; every call here returns uint8.
+    assert isinstance(array, np.ndarray)
+    return array

@@ -1,0 +1,1 @@
+"""Backbones, heads, batch-norm variants and the momentum copy."""

@@ -1,0 +1,1 @@
+"""One page from the JSON that runs leave."""

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.processes import ProcessPair
+
+# Tests run in parallel processes already; more threads in each would only fight over the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[ProcessPair]:
+    """``two_processes(function, *arguments)``: what a module-level function returns in each of two gloo processes."""
+    pair = ProcessPair()
+    yield pair
+    pair.close()
