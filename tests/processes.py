@@ -62,7 +62,9 @@ class ProcessPair:
     def _start(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = (Path(self._folder.name) / "rendezvous").as_uri()
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        # One server imports these, and both processes are forked from it.
+        context.set_forkserver_preload(["torch.distributed", "torchvision"])
         for rank in range(NUM_PROCESSES):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, rendezvous, theirs), daemon=True)
@@ -99,6 +101,7 @@ def _serve(rank: int, rendezvous: str, connection: Connection) -> None:
             task = connection.recv_bytes()
         except EOFError:
             return
+        answer: tuple[str | None, Any]
         try:
             answer = (None, _call(task))
         except Exception:

@@ -103,11 +103,9 @@ def _pair_loss(own: Tensor, everyone: Tensor, weight: float) -> Tensor:
 
 def _gradient_through_gather(joined: Tensor, counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
     rank = distributed.rank()
-    own = joined.split(list(counts))[rank].clone().requires_grad_()
+    own = torch.split(joined, list(counts))[rank].clone().requires_grad_()
     loss = _pair_loss(own, distributed.gather_with_gradient(own), weight=1.0 + rank)
-    loss.backward()
-    assert own.grad is not None
-    return loss.detach(), own.grad
+    return loss.detach(), torch.autograd.grad(loss, own)[0]
 
 
 @pytest.mark.parametrize("counts", [(3, 3), (4, 2)])
@@ -117,24 +115,11 @@ def test_gradient_through_gather_is_that_of_the_joined_batch(
     joined = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     results = two_processes(_gradient_through_gather, joined, counts)
     reference = joined.clone().requires_grad_()
-    first, second = reference.split(list(counts))
+    first, second = torch.split(reference, list(counts))
     loss = _pair_loss(first, reference, 1.0) + _pair_loss(second, reference, 2.0)
-    loss.backward()
-    assert reference.grad is not None
+    (gradient,) = torch.autograd.grad(loss, reference)
     torch.testing.assert_close(sum(result[0] for result in results), loss.detach(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(torch.cat([result[1] for result in results]), reference.grad, rtol=1e-12, atol=1e-12)
-
-
-def _fail_on_second() -> None:
-    if distributed.rank() == 1:
-        raise ArithmeticError("as planned")
-    distributed.barrier()
-
-
-def test_a_failing_process_is_reported_and_the_pair_recovers(two_processes: ProcessPair) -> None:
-    with pytest.raises(RuntimeError, match="as planned"):
-        two_processes(_fail_on_second)
-    assert [place[0] for place in two_processes(_identity_of_process)] == [0, 1]
+    torch.testing.assert_close(torch.cat([result[1] for result in results]), gradient, rtol=1e-12, atol=1e-12)
 
 
 _SCRIPT = """

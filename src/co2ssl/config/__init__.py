@@ -1,5 +1,8 @@
-"""Configuration: recipes, what the user gave, what ``--auto`` changed, and the record of a run. Read by api and cli only."""
+"""Configuration: recipes, the user's options, what ``--auto`` changes, the record of a run. For api and cli only."""
 
+from co2ssl.config.auto import Adapted, adapt, require_enough
+from co2ssl.config.cost import Machine, duration, host_memory, usable_cores
+from co2ssl.config.draft import Change
 from co2ssl.config.library import (
     About,
     Fact,
@@ -13,26 +16,34 @@ from co2ssl.config.library import (
     recipe_table,
     require_runnable,
 )
-from co2ssl.config.recipe import Recipe, RunOptions, usable_cores
+from co2ssl.config.recipe import Recipe, RunOptions, complaints
 from co2ssl.config.record import DataRecord, RunConfig, content_hash, read_run_config, resolve_options
 
 __all__ = [
     "About",
+    "Adapted",
+    "Change",
     "DataRecord",
     "Fact",
+    "Machine",
     "Origin",
     "Recipe",
     "RecipeRow",
     "Resolved",
     "RunConfig",
     "RunOptions",
+    "adapt",
+    "complaints",
     "content_hash",
+    "duration",
     "field_docs",
+    "host_memory",
     "load_recipe",
     "read_run_config",
     "recipe_facts",
     "recipe_names",
     "recipe_table",
+    "require_enough",
     "require_runnable",
     "resolve_options",
     "usable_cores",

@@ -159,7 +159,7 @@ def recipe_facts(name: str) -> dict[str, Fact]:
 def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None, check: bool = True) -> Resolved:
     """Settles a recipe: its file, ``+co2`` or not, and the user's options on top.
 
-    Without ``+co2`` the consistency weight is 0 and everything else is as with it, so that the two differ in one number.
+    Without ``+co2`` the consistency weight is 0 and everything else is as with it: the two differ in one number.
 
     Args:
         name_or_path: the name of a recipe or a path that ends in ``.yaml``, either with or without ``+co2``.
@@ -167,13 +167,14 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
         check: whether to refuse a combination that cannot run; ``adapt`` needs it unchecked, and checks in the end.
 
     Raises:
-        UsageError: no such recipe or field (with near matches), a value that is not allowed, a combination that cannot run.
+        UsageError: no such recipe or field (with near matches), a value that is not allowed, or fields that
+            cannot run together.
     """
     base, co2 = name_or_path.removesuffix(CO2_SUFFIX), name_or_path.endswith(CO2_SUFFIX)
     if base.endswith((".yaml", ".yml")):
         about, facts = _read(_text_of(Path(base)), where=f"{base}: ")
     else:
-        about, facts = _packaged(_require_recipe(base))
+        about, facts = _packaged(_require_recipe(name_or_path))
     values = {field: fact.value for field, fact in facts.items()}
     origins = {field: Origin(kind="recipe", why=f"{fact.mark}; {fact.source}") for field, fact in facts.items()}
     if not co2:
@@ -214,8 +215,9 @@ def _require_recipe(name: str) -> str:
     names = recipe_names()
     base = name.removesuffix(CO2_SUFFIX)
     if base not in names:
+        known = names if base == name else [known + CO2_SUFFIX for known in names]
         raise UsageError(
-            f"unknown recipe {name!r}{near_match(base, names)} Known: {', '.join(names)}; "
+            f"unknown recipe {name!r}{near_match(name, known)} Known: {', '.join(names)}; "
             f"each also with {CO2_SUFFIX}, and the path of a .yaml file."
         )
     return base
@@ -252,7 +254,7 @@ def _read(text: str, *, where: str) -> tuple[About, dict[str, Fact]]:
             raise UsageError(f"{where}{section}: no value for {', '.join(missing)}; a recipe states every field.")
         for field, entry in sections[section].items():
             if not isinstance(entry, dict):
-                raise UsageError(f"{where}{field}: write {{value: {entry}, mark: seen | recalled | ours, source: ...}}.")
+                raise UsageError(f"{where}{field}: write {{value: {entry}, mark: MARK, source: SOURCE}}.")
             facts[field] = validated(Fact, entry, where=f"{where}{field}: ")
     return about, facts
 

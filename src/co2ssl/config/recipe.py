@@ -5,7 +5,6 @@ Neither has behaviour, and nothing below ``api`` ever sees one: rooms get plain,
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class Recipe(_Strict):
-    """One setting of one method, flat, so that every field is an option. No field has a default: a recipe states all."""
+    """One setting of one method, flat, so that every field is an option. None has a default: a recipe states all."""
 
     method: MethodName
     """Contrastive method that makes the comparisons."""
@@ -40,7 +39,7 @@ class Recipe(_Strict):
     width: Positive
     """Multiplies the channels of every layer of the backbone, stem included."""
     stem: Literal["imagenet", "medium", "small"]
-    """First layers: imagenet (7x7 stride 2, max-pool), medium (3x3 stride 2, for 48-96 px), small (3x3 stride 1, for 32 px)."""
+    """First layers: imagenet (7x7/2, max-pool), medium (3x3/2, for 48 to 127 px), small (3x3/1, for less)."""
     head: Literal["linear", "mlp"]
     """Projection from backbone features to embeddings; left behind after training."""
     head_layers: Count
@@ -54,7 +53,7 @@ class Recipe(_Strict):
     temperature: Positive
     """Temperature of the instance loss L_ins (paper: tau_ins). Never changed by --auto."""
     consistency_weight: NotNegative
-    """Weight of the consistency term L_con (paper: alpha). 0 is the baseline; L_con is then only monitored. Never changed by --auto."""
+    """Weight of the consistency term L_con (paper: alpha); at 0 it is only monitored. Never changed by --auto."""
     consistency_temperature: Positive
     """Temperature of P and Q in the consistency term (paper: tau_con). Never changed by --auto."""
     consistency_direction: Literal["symmetric", "forward", "reverse"]
@@ -80,7 +79,7 @@ class Recipe(_Strict):
     optimizer: Literal["sgd", "lars"]
     """SGD with momentum, or LARS (trust 0.001; batch norm and biases without adaptation and decay)."""
     lr: Positive
-    """Learning rate at its highest, for this batch_size; never scaled behind your back."""
+    """Learning rate at its highest, for this batch_size; never scaled silently."""
     optimizer_momentum: Annotated[float, Field(ge=0.0, lt=1.0)]
     """Momentum of the optimiser (not of the key encoder: that is ema_keep)."""
     weight_decay: NotNegative
@@ -102,7 +101,7 @@ class Recipe(_Strict):
 
 
 class RunOptions(_Strict):
-    """How a recipe is run here. None of it is part of a method; precision and seed change the result, the rest does not."""
+    """How a recipe is run here; no part of a method. Precision and seed change the result, the rest does not."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the encoder; losses are in float32 always."""
@@ -120,11 +119,6 @@ class RunOptions(_Strict):
     """Epochs between two checkpoints."""
     probe_every: Annotated[int, Field(ge=0)] = 10
     """Epochs between two measurements of the encoder while it trains; 0: never."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use (fewer than the machine has, under taskset or in a job)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def complaints(recipe: Recipe) -> list[str]:
@@ -163,7 +157,9 @@ def _method_complaints(recipe: Recipe) -> list[str]:
     if not recipe.exclude_own:
         rules.append("simclr never takes a row's own image as its negative: leave --exclude-own out")
     if recipe.batch_norm in ("split", "shuffle"):
-        rules.append(f"batch norm {recipe.batch_norm} permutes keys, which simclr does not have: give --batch-norm sync")
+        rules.append(f"batch norm {recipe.batch_norm} permutes keys, and simclr has none: give --batch-norm sync")
     if recipe.accumulate != 1:
-        rules.append("simclr takes its negatives from the batch, so adding up small batches would be another loss: --accumulate 1")
+        rules.append(
+            "simclr's negatives are the batch, so adding up small ones is another loss: leave --accumulate out"
+        )
     return rules

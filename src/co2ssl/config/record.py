@@ -61,7 +61,10 @@ class RunConfig:
             "about": self.resolved.about.model_dump(),
             "data": self.data.model_dump(),
         }
-        lines = ["# The resolved configuration of this run; `co2ssl pretrain --resume` reads it back.\n", _dump(sections)]
+        lines = [
+            "# The resolved configuration of this run; `co2ssl pretrain --resume` reads it back.\n",
+            _dump(sections),
+        ]
         lines += ["recipe:\n", *(_entry(name, recipe[name], str(self.resolved.origins[name])) for name in recipe)]
         lines += ["options:\n"]
         lines += [_entry(name, options[name], str(self.option_origins.get(name, "default"))) for name in options]
@@ -88,7 +91,7 @@ def read_run_config(path: Path | str) -> RunConfig:
     """Reads ``config.yaml`` of a run folder.
 
     Raises:
-        UsageError: no such file, a field that is unknown, missing or not allowed, or a hash that does not fit the values.
+        UsageError: no such file, a field that is unknown, missing or not allowed, or values that do not fit the hash.
     """
     where = f"{path}: "
     try:
@@ -111,7 +114,9 @@ def read_run_config(path: Path | str) -> RunConfig:
         option_origins={name: origin for name, origin in option_origins.items() if str(origin) != "default"},
     )
     if config.hash != sections["hash"]:
-        raise UsageError(f"{where}its values have been edited since the run began (hash {sections['hash']}, now {config.hash}).")
+        raise UsageError(
+            f"{where}its values have been edited since the run began (hash {sections['hash']}, now {config.hash})."
+        )
     return config
 
 
@@ -146,5 +151,5 @@ def _split(section: Any, *, where: str) -> tuple[dict[str, Any], dict[str, Origi
         if kind not in ("recipe", "option", "auto", "default"):
             raise UsageError(f"{where}{name}: expected 'from' to be recipe, option, auto or default, found {kind!r}.")
         values[name] = entry["value"]
-        origins[name] = Origin(kind=cast(Literal["recipe", "option", "auto", "default"], kind), why=why)
+        origins[name] = Origin(kind=cast("Literal['recipe', 'option', 'auto', 'default']", kind), why=why)
     return values, origins

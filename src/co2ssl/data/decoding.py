@@ -1,7 +1,7 @@
 """Image files to RGB arrays: OpenCV for plain JPEG, Pillow for everything else.
 
-OpenCV decodes JPEG a little faster than Pillow and to the same pixels, but guesses where a file is odd. So only the plain
-case goes that way (8 bits, one or three channels, complete), and Pillow is the authority for the rest.
+OpenCV decodes JPEG a little faster than Pillow and to the same pixels, but guesses where a file is odd. So only the
+plain case goes that way (8 bits, one or three channels, complete), and Pillow is the authority for the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BadImage(Exception):  # noqa: N818 - a fact about one file that the loader
 def read_image(path: str) -> NDArray[np.uint8]:
     """The image file at ``path`` as RGB, (H, W, 3) uint8. Raises :class:`BadImage`."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             data = file.read()
     except OSError as error:
         raise BadImage(path, error.strerror or type(error).__name__) from error
@@ -53,8 +53,8 @@ def read_image(path: str) -> NDArray[np.uint8]:
 def decode(data: bytes, *, where: str) -> NDArray[np.uint8]:
     """Encoded bytes as RGB, (H, W, 3) uint8, upright by their EXIF orientation.
 
-    Grey is repeated over the channels, palettes are looked up, transparency is dropped, CMYK is converted as Pillow does,
-    16 bits are scaled to 8, and of an animation the first frame is taken.
+    Grey is repeated over the channels, palettes are looked up, transparency is dropped, CMYK is converted as Pillow
+    does, 16 bits are scaled to 8, and of an animation the first frame is taken.
 
     Raises:
         BadImage: nothing in it, not an image, truncated, over :data:`MAX_PIXELS`, or 32-bit floating point.

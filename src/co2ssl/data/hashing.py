@@ -1,9 +1,9 @@
 """Randomness as a pure function: a counter-based hash over arrays instead of generator objects.
 
-A value depends on (seed, epoch, image index, view, draw) or on (seed, step) and on nothing else, so worker count, process
-count and the moment of a restart cannot change it. The mixer is SplitMix64's finaliser (Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", OOPSLA 2014): each image's draws are one SplitMix64 sequence whose start is the
-hash of the other counters.
+A value depends on (seed, epoch, image index, view, draw) or on (seed, step) and on nothing else, so worker count,
+process count and the moment of a restart cannot change it. The mixer is SplitMix64's finaliser (Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): each image's draws are one SplitMix64 sequence
+whose start is the hash of the other counters.
 """
 
 from __future__ import annotations

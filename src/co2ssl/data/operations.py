@@ -1,8 +1,8 @@
 """The random operations that views are made of.
 
-Each is a frozen dataclass of its published parameters. It turns uniform numbers into drawn parameters for many images at
-once, and applies one image's drawn parameters to it. Drawing and pixels are apart, so what was drawn can be tested, shown
-and repeated. The pixel work is in :mod:`co2ssl.data.pixels`.
+Each is a frozen dataclass of its published parameters. It turns uniform numbers into drawn parameters for many images
+at once, and applies one image's drawn parameters to it. Drawing and pixels are apart, so what was drawn can be
+tested, shown and repeated. The pixel work is in :mod:`co2ssl.data.pixels`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,16 @@ class RandomOperation(Protocol):
     @property
     def draws(self) -> int:
         """How many uniform numbers one image needs."""
-        ...
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the drawn parameters."""
-        ...
 
     def parameters(self, uniform: Numbers) -> Numbers:
         """Uniform numbers (N, draws) in [0, 1) to drawn parameters (N, len(columns))."""
-        ...
 
     def apply(self, image: Image, drawn: Sequence[float]) -> Image:
         """The image after this operation, with one row of drawn parameters."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +218,8 @@ class GaussianBlur:
         min_sigma: smallest standard deviation in pixels (of the view), drawn uniformly.
         max_sigma: largest.
         probability: of doing anything.
-        kernel_share: None for Pillow's blur (MoCo v2). A number for a sampled Gaussian cut off at this share of the view's
-            side (SimCLR: 0.1), as an odd number of values: 2 * floor(floor(share * side) / 2) + 1.
+        kernel_share: None for Pillow's blur (MoCo v2). A number for a sampled Gaussian cut off at this share of the
+            view's side (SimCLR: 0.1), as an odd number of values: 2 * floor(floor(share * side) / 2) + 1.
     """
 
     min_sigma: float = 0.1

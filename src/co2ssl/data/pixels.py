@@ -6,6 +6,7 @@ All functions take and return RGB images (H, W, 3) uint8 and change nothing in p
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -18,6 +19,11 @@ FloatRow = NDArray[np.float32]
 
 # Pillow truncates where OpenCV rounds to nearest; a little less than a half keeps whole numbers whole.
 _TRUNCATE = -0.4995
+
+# Pillow rounds to whole levels after each of its box blurs. Of a weak blur that takes a good part away, so the passes
+# are done one by one; of a stronger one next to nothing, and they are done as one.
+_ROUNDED_PASSES_BELOW = 0.8
+_ONE = np.ones(1, dtype=np.float32)
 
 
 def resize(image: Image, height: int, width: int) -> Image:
@@ -88,8 +94,8 @@ def adjust_hue(image: Image, shift: float) -> Image:
     # What should be whole may come out a rounding error below it, and would be truncated to one less.
     quantised = (hsv * to_bytes + np.float32(1e-4)).astype(np.uint8).reshape(height, width, 3)
     quantised[..., 0] += np.uint8(int(shift * 255) % 256)
-    hsv = (quantised.reshape(height, width * 3) * from_bytes).reshape(height, width, 3)
-    return _image(cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)))
+    turned = (quantised.reshape(height, width * 3) * from_bytes).reshape(height, width, 3)
+    return _image(cv2.convertScaleAbs(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)))
 
 
 def to_grey(image: Image) -> Image:
@@ -99,7 +105,12 @@ def to_grey(image: Image) -> Image:
 
 def pil_gaussian_blur(image: Image, sigma: float) -> Image:
     """Pillow's ``ImageFilter.GaussianBlur(radius=sigma)``: three box blurs of fractional width that have this sigma."""
-    kernel = _pil_kernel(sigma)
+    box = _fractional_box(sigma)
+    if sigma < _ROUNDED_PASSES_BELOW:
+        for kernels in 3 * [(box, _ONE)] + 3 * [(_ONE, box)]:
+            image = _image(cv2.sepFilter2D(image, -1, *kernels, borderType=cv2.BORDER_REPLICATE))
+        return image
+    kernel = np.convolve(np.convolve(box, box), box)
     return _image(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
 
 
@@ -111,20 +122,18 @@ def gaussian_blur(image: Image, sigma: float, taps: int) -> Image:
     return _image(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101))
 
 
-def _pil_kernel(sigma: float) -> FloatRow:
-    """The three box blurs of Pillow as one kernel.
+def _fractional_box(sigma: float) -> FloatRow:
+    """The box blur that gives a standard deviation of ``sigma`` when done three times, with odd length.
 
     A box of fractional radius is a flat top with two smaller outer weights. The formula is that of Gwosdek et al.,
     "Theoretical foundations of Gaussian convolution by extended box filtering" (2011), which Pillow implements.
     """
-    passes = 3
-    variance = sigma * sigma / passes
-    whole = int((np.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
-    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
-    box = np.ones(2 * whole + 3)
-    box[[0, -1]] = fraction
-    box /= box.sum()
-    return np.convolve(np.convolve(box, box), box).astype(np.float32)
+    variance = sigma * sigma / 3
+    whole = int((math.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    outer = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
+    box = np.full(2 * whole + 3, 1.0 / (2 * whole + 1 + 2 * outer), dtype=np.float32)
+    box[[0, -1]] *= outer
+    return box
 
 
 @lru_cache(maxsize=64)

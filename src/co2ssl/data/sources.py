@@ -32,33 +32,31 @@ class DataError(UserError):
 
 
 class Source(Protocol):
-    """A numbered set of images, with labels or without.
+    """A numbered set of images, with labels or without."""
 
-    Attributes:
-        name: what people call it.
-        classes: names in sorted order, or None without labels.
-        labels: (len,) int64 places in ``classes``, or None.
-    """
+    @property
+    def name(self) -> str:
+        """What messages call it: a path, or a word."""
 
-    name: str
-    classes: tuple[str, ...] | None
-    labels: NDArray[np.int64] | None
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names in sorted order, or None without labels."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Each image's place in ``classes``, (len,), or None."""
 
     def __len__(self) -> int:
         """How many images."""
-        ...
 
     def load(self, index: int) -> Image:
         """Image ``index`` as RGB (H, W, 3) uint8. Raises :class:`BadImage`."""
-        ...
 
     def describe(self, index: int) -> str:
         """Which image that is, in words: a path, or a name and a number."""
-        ...
 
     def fingerprint(self) -> str:
         """Changes when the set does, so that a run is not resumed on other images."""
-        ...
 
 
 def open_source(spec: str, split: str = "train") -> Source:
@@ -91,8 +89,8 @@ class FolderSource:
     """Every image file below a folder, in an order that does not depend on the file system.
 
     Hidden files and folders are skipped, links are followed, and a folder that can be reached twice is listed once.
-    Labels are given only where they are unambiguous: every image below a first-level folder, of which there are at least
-    two.
+    Labels are given only where they are unambiguous: every image below a first-level folder, of which there are at
+    least two.
 
     Raises:
         DataError: no folder, or no image in it.
@@ -100,7 +98,7 @@ class FolderSource:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.name = os.path.basename(os.path.abspath(folder))
+        self.name = folder
         _require_folder(folder)
         paths = sorted(os.fsencode(path) for path in _image_paths(folder))
         if not paths:
@@ -186,9 +184,12 @@ class Subset:
 
 
 def _demo(split: str) -> Source:
+    """Drawn once and kept: an epoch then costs no drawing."""
     from co2ssl.data.synthetic import Shapes
 
-    return Shapes(DEMO_IMAGES[split], DEMO_SIZE, DEMO_SEED, split)
+    shapes = Shapes(DEMO_IMAGES[split], DEMO_SIZE, DEMO_SEED, split)
+    images = np.stack([shapes.load(index) for index in range(len(shapes))])
+    return ArraySource(f"demo {split}", images, shapes.labels, shapes.classes)
 
 
 def _cifar10(path: str, split: str) -> Source:
@@ -240,9 +241,11 @@ def _split_folder(folder: str, split: str) -> str:
 def _image_paths(folder: str) -> Iterator[str]:
     """Paths of image files relative to ``folder``; each real folder once."""
     seen: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        relative = waiting.pop()
+    # Links wait until every real folder has been seen, and both come in order: which of two ways to a folder counts is
+    # then fixed. The last one in a list is the next one out.
+    real, links = [""], list[str]()
+    while real or links:
+        relative = (real or links).pop()
         path = os.path.join(folder, relative)
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in seen:
@@ -252,18 +255,13 @@ def _image_paths(folder: str) -> Iterator[str]:
             entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
         except PermissionError as error:
             raise DataError(f"no permission to read the folder {path}") from error
-        # Real folders are visited before links and both in order, so which of two ways to a folder counts is fixed.
-        # The last one in the list is the next one out.
-        folders = sorted((entry.is_symlink(), os.fsencode(entry.name)) for entry in entries if entry.is_dir())
-        waiting.extend(os.path.join(relative, os.fsdecode(name)) for _, name in reversed(folders))
-        for entry in entries:
-            if entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or _is_broken_link(entry)):
+        for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True):
+            if entry.is_dir():
+                (links if entry.is_symlink() else real).append(os.path.join(relative, entry.name))
+            elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
+                # A broken link is listed, so that it is reported as an image that could not be read. A pipe or a device
+                # is not: reading it would wait for ever.
                 yield os.path.join(relative, entry.name)
-
-
-def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    # Listed, so that it is reported as an image that could not be read. A pipe or a device is not: reading it would wait.
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _folder_labels(paths: list[bytes]) -> tuple[tuple[str, ...] | None, NDArray[np.int64] | None]:

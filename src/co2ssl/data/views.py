@@ -178,8 +178,8 @@ def _recipe(name: str, size: int, operations: tuple[RandomOperation, ...]) -> Vi
     return ViewRecipe(name=name, image_size=size, operations=operations)
 
 
-# The published recipes, and small forms (32 to 96 px) without blur. moco-v1-small and moco-v2-small are ours: the papers
-# have no small images. simclr-small is SimCLR's own for CIFAR-10.
+# The published recipes, and small forms (32 to 96 px) without blur. moco-v1-small and moco-v2-small are ours: the
+# papers have no small images. simclr-small is SimCLR's own for CIFAR-10.
 VIEW_RECIPES: dict[str, ViewRecipe] = {
     recipe.name: recipe
     for recipe in (

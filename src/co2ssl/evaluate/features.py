@@ -22,7 +22,7 @@ class EvaluationError(UserError):
     """Data or features that a protocol cannot measure."""
 
 
-class EncoderChanged(RuntimeError):
+class EncoderChangedError(RuntimeError):
     """A probe moved a weight or a statistic of the encoder it was to leave alone."""
 
 
@@ -82,7 +82,7 @@ def extract(
 
     Raises:
         EvaluationError: no images, an output that is not (N, F), or a value that is not finite.
-        EncoderChanged: the forward pass changed a parameter or a buffer.
+        EncoderChangedError: the forward pass changed a parameter or a buffer.
     """
     device = torch.device(device)
 
@@ -123,7 +123,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     """Compares every parameter and buffer, bit for bit, before and after the block.
 
     Raises:
-        EncoderChanged: one differs, appeared or is gone; the message names them.
+        EncoderChangedError: one differs, appeared or is gone; the message names them.
     """
     before = {name: tensor.detach().clone() for name, tensor in _tensors(module)}
     yield
@@ -135,7 +135,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     )
     if moved:
         shown = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
-        raise EncoderChanged(f"a frozen network was changed while it was measured: {shown}")
+        raise EncoderChangedError(f"a frozen network was changed while it was measured: {shown}")
 
 
 def matched_labels(train: Features, val: Features) -> tuple[Tensor, Tensor, tuple[str, ...]]:

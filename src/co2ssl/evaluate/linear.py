@@ -11,19 +11,18 @@ import time
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from co2ssl.evaluate.features import EvaluationError, Features, matched_labels
+from co2ssl.evaluate.logistic import Classifier, Directions, fit, main_directions
 from co2ssl.evaluate.metrics import accuracies
 
 LBFGS_PROTOCOL = "linear (L-BFGS on cached features)"
 
 # Weight of half the squared norm of the classifier beside the mean cross-entropy; strong first, because each
 # fit starts from the one before it.
-PENALTIES = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(1.0, -6.5, -0.5))
-MOST_ITERATIONS = 1000
-GRADIENT_TOLERANCE = 1e-5
+PENALTIES = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(2.0, -6.5, -0.5))
 
 
 def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, object]:
@@ -48,23 +47,29 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
     started = time.perf_counter()
     train_labels, val_labels, classes = matched_labels(train, val)
     mean, scale = _statistics(train.features)
-    images, labels = ((train.features - mean) / scale).numpy(), train_labels.numpy()
-    fitted, held_out = held_out_tenth(labels, seed=seed)
+    images = (train.features - mean) / scale
+    places = held_out_tenth(train_labels.numpy(), seed=seed)
+    fitted, held_out = (torch.from_numpy(part) for part in places)
     if len(held_out) == 0:
         raise EvaluationError(
             f"every class of {train.source} has a single image, so none can be held out to choose the penalty: "
             "give at least two images of some class"
         )
-    penalty, tried, model = _choose_penalty(images, labels, fitted, held_out)
-    model.set_params(C=1 / (penalty * len(labels))).fit(images, labels)
-    scores = _scores(model, ((val.features - mean) / scale).numpy())
+    directions = main_directions(images)
+    penalty, tried, start = _choose_penalty(
+        images, train_labels, fitted, held_out, num_classes=len(classes), directions=directions
+    )
+    classifier = fit(
+        images, train_labels, num_classes=len(classes), penalty=penalty, directions=directions, start=start
+    )
+    scores = classifier.logits((val.features - mean) / scale)
     return {
         "protocol": LBFGS_PROTOCOL,
         **accuracies(scores, val_labels),
         "penalty": penalty,
         "held_out": tried,
         "num_held_out": len(held_out),
-        "converged": bool(model.n_iter_.max() < MOST_ITERATIONS),
+        "converged": classifier.converged,
         "seed": seed,
         "num_train": len(train),
         "num_val": len(val),
@@ -91,34 +96,24 @@ def held_out_tenth(labels: NDArray[np.int64], *, seed: int) -> tuple[NDArray[np.
 
 
 def _choose_penalty(
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    fitted: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-) -> tuple[float, dict[str, float], LogisticRegression]:
-    """The penalty, cross-entropy of each one tried, and the model as it stood at the best of them."""
-    model = LogisticRegression(tol=GRADIENT_TOLERANCE, max_iter=MOST_ITERATIONS, warm_start=True)
-    part, part_labels = images[fitted], labels[fitted]
-    unseen, unseen_labels = images[held_out], torch.from_numpy(labels[held_out])
+    images: Tensor, labels: Tensor, fitted: Tensor, held_out: Tensor, *, num_classes: int, directions: Directions
+) -> tuple[float, dict[str, float], Classifier | None]:
+    """The penalty, the cross-entropy of each one tried, and the classifier at the best of them."""
+    part, part_labels, unseen = images[fitted], labels[fitted], images[held_out]
     tried: dict[str, float] = {}
-    best, best_loss, best_weights = PENALTIES[0], float("inf"), None
+    best, best_loss = PENALTIES[0], float("inf")
+    found: Classifier | None = None
     for penalty in PENALTIES:
-        model.set_params(C=1 / (penalty * len(part))).fit(part, part_labels)
-        loss = float(torch.nn.functional.cross_entropy(_scores(model, unseen), unseen_labels))
+        classifier = fit(
+            part, part_labels, num_classes=num_classes, penalty=penalty, directions=directions, start=found
+        )
+        loss = float(cross_entropy(classifier.logits(unseen), labels[held_out]))
         tried[f"{penalty:g}"] = loss
         if loss >= best_loss:
             # Along the path the loss falls and then rises: what follows is slower to fit and worse.
             break
-        best, best_loss, best_weights = penalty, loss, (model.coef_.copy(), model.intercept_.copy())
-    if best_weights is not None:
-        model.coef_, model.intercept_ = best_weights
-    return best, tried, model
-
-
-def _scores(model: LogisticRegression, images: NDArray[np.float32]) -> Tensor:
-    """Logits (N, C) float64; two classes are one logit and its zero."""
-    logits = torch.from_numpy(np.asarray(images @ model.coef_.T + model.intercept_, dtype=np.float64))
-    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+        best, best_loss, found = penalty, loss, classifier
+    return best, tried, found
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ def ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, *, k: int) -> float:
-    """Share of rows, 0 to 1, whose class is among the ``k`` highest scores. 1 where there are no more classes than k."""
+    """Share of rows, 0 to 1, whose class is among the ``k`` highest scores (1 where there are no more classes)."""
     return float((ranks(scores, labels) < k).double().mean())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from co2ssl.data.sources import Source, Subset
 from co2ssl.evaluate.features import EvaluationError, Precision, extract
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
-from co2ssl.train.health import collapse_warning, effective_rank, spread
+from co2ssl.train.health import embedding_health
 
 Probe = Callable[[int, nn.Module], dict[str, float | str]]
 
@@ -138,12 +138,7 @@ def spread_probe(
             precision=precision,
             workers=workers,
         ).features
-        found: dict[str, float | str] = {
-            "spread": float(spread(embeddings)),
-            "effective_rank": float(effective_rank(embeddings)),
-        }
-        warning = collapse_warning(embeddings)
-        return found if warning is None else {**found, "warning": warning}
+        return embedding_health(embeddings)
 
     return probe
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from co2ssl.losses import reference
 from co2ssl.losses.contrast import Contrast
-from co2ssl.losses.options import Direction, Reduction, check_choice, check_temperature, reduce_rows
+from co2ssl.losses.engine import Implementation, evaluate_rows, prepare
+from co2ssl.losses.options import Direction, Reduction, check_choice, check_temperature
+from co2ssl.losses.settings import Settings
 
 
 def consistency(
@@ -16,6 +17,7 @@ def consistency(
     direction: Direction = "symmetric",
     detach_positive: bool = False,
     reduction: Reduction = "mean",
+    implementation: Implementation = "auto",
 ) -> Tensor:
     """How far the query and its positive disagree about the negatives; the paper's L_con.
 
@@ -29,17 +31,27 @@ def consistency(
         direction: "symmetric" is half KL(P||Q) and half KL(Q||P); "forward" KL(P||Q); "reverse" KL(Q||P).
         detach_positive: make P a constant target: no gradient through it, to the positive or the negatives.
         reduction: over rows.
+        implementation: see :func:`contrastive_loss`.
 
     Returns:
         A scalar, or (N,) for "none".
 
     Raises:
-        ValueError: an option out of range, or a row without any negative.
+        ValueError: as :func:`contrastive_loss`.
     """
     check_temperature("temperature", temperature)
     check_choice("direction", direction, Direction)
     check_choice("reduction", reduction, Reduction)
-    rows = reference.consistency_rows(
-        contrast, temperature=temperature, direction=direction, detach_positive=detach_positive
+    check_choice("implementation", implementation, Implementation)
+    settings = Settings.of(
+        contrast,
+        temperature=temperature,
+        consistency_temperature=temperature,
+        instance_weight=0.0,
+        consistency_weight=1.0,
+        direction=direction,
+        detach_positive=detach_positive,
     )
-    return reduce_rows(rows, reduction)
+    summed = reduction != "none"
+    total = evaluate_rows(prepare(contrast), settings, summed=summed, implementation=implementation).total
+    return total / contrast.num_rows if reduction == "mean" else total

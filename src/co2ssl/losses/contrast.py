@@ -80,6 +80,10 @@ class Contrast:
             cannot say it.
         also_positive: (N, K) or (N, J) bool: entries that join the numerator of the instance loss (Local
             Aggregation). They are in neither P nor Q.
+        partner: (N,) int64: ``positive[i]`` is ``query[partner[i]]``, itself or detached, and the two rows have the
+            same negatives (SimCLR), so that P of a row is Q of its partner and costs no product of its own. An
+            involution without fixed points. What P passes back goes to the query directly. Where the positive is
+            the query with its halves exchanged, the same is found without being told (on the CPU).
         score: how two vectors are compared.
         noise: given where the instance loss may be NCE (InsDisc, CMC, PIRL).
         weight: share of this comparison in the objective (PIRL 0.5 and 0.5, CMC 1 and 1).
@@ -96,6 +100,7 @@ class Contrast:
     negative_id: Tensor | None = None
     valid: Tensor | None = None
     also_positive: Tensor | None = None
+    partner: Tensor | None = None
     score: Score = field(default_factory=Cosine)
     noise: Noise | None = None
     weight: float = 1.0
@@ -119,6 +124,12 @@ class Contrast:
                 raise ValueError(
                     f"{name} must be a bool tensor ({rows}, {self.num_negatives}), got {mask.dtype} {_shape(mask)}"
                 )
+
+        if self.partner is not None and (self.positive.dim() != 2 or tuple(self.partner.shape) != (rows,)):
+            raise ValueError(
+                f"partner must be ({rows},), beside one positive a row, got {_shape(self.partner)} "
+                f"and positive {_shape(self.positive)}"
+            )
 
     @property
     def num_rows(self) -> int:

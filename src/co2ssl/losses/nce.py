@@ -9,10 +9,18 @@ from torch import Tensor
 
 from co2ssl.losses import reference
 from co2ssl.losses.contrast import Contrast
-from co2ssl.losses.options import Reduction, check_choice, check_temperature, reduce_rows
+from co2ssl.losses.engine import Implementation, evaluate_rows, prepare
+from co2ssl.losses.options import Reduction, check_choice, check_temperature
+from co2ssl.losses.settings import Settings
 
 
-def nce(contrast: Contrast, *, temperature: float, reduction: Reduction = "mean") -> Tensor:
+def nce(
+    contrast: Contrast,
+    *,
+    temperature: float,
+    reduction: Reduction = "mean",
+    implementation: Implementation = "auto",
+) -> Tensor:
     """Telling each entry from noise, one binary decision an entry.
 
     With P(i) = exp(s_i / temperature) / Z, noise 1/num_images and J negatives of the row:
@@ -26,6 +34,7 @@ def nce(contrast: Contrast, *, temperature: float, reduction: Reduction = "mean"
             averaged.
         temperature: of the scores: 0.07.
         reduction: over rows.
+        implementation: see :func:`contrastive_loss`.
 
     Returns:
         A scalar, or (N,) for "none".
@@ -36,18 +45,24 @@ def nce(contrast: Contrast, *, temperature: float, reduction: Reduction = "mean"
     """
     check_temperature("temperature", temperature)
     check_choice("reduction", reduction, Reduction)
-    if contrast.noise is None:
-        raise ValueError("NCE needs Contrast(noise=Noise(num_images, log_normaliser)): see estimate_log_normaliser")
+    check_choice("implementation", implementation, Implementation)
+    settings = Settings.of(contrast, temperature=temperature, noise_images=noise_images(contrast))
+    summed = reduction != "none"
+    total = evaluate_rows(prepare(contrast), settings, summed=summed, implementation=implementation).total
+    return total / contrast.num_rows if reduction == "mean" else total
+
+
+def noise_images(contrast: Contrast) -> int:
+    """Images that NCE's noise is uniform over.
+
+    Raises:
+        ValueError: the comparison is not one for NCE.
+    """
     if contrast.also_positive is not None:
         raise ValueError("also_positive joins InfoNCE's numerator; NCE decides on each entry alone and has none")
-    pair, logits, kept = reference.logits(contrast, temperature=temperature)
-    drawn = kept.sum(dim=1, keepdim=True)  # (N, 1)
-    log_noise = drawn.to(pair.dtype).log() - math.log(contrast.noise.num_images)
-    log_normaliser = contrast.noise.log_normaliser
-    # -log x/(x + c) = softplus(ln c - ln x) and -log c/(x + c) = softplus(ln x - ln c)
-    of_pair = torch.nn.functional.softplus(log_noise - (pair - log_normaliser)).mean(dim=1)
-    of_noise = torch.nn.functional.softplus(logits - log_normaliser - log_noise).masked_fill(~kept, 0).sum(dim=1)
-    return reduce_rows(of_pair + of_noise, reduction)
+    if contrast.noise is None:
+        raise ValueError("NCE needs Contrast(noise=Noise(num_images, log_normaliser)): see estimate_log_normaliser")
+    return contrast.noise.num_images
 
 
 @torch.no_grad()
@@ -59,6 +74,6 @@ def estimate_log_normaliser(contrast: Contrast, *, temperature: float, num_image
     Returns:
         A scalar.
     """
-    pair, logits, kept = reference.logits(contrast, temperature=temperature)
-    every = torch.cat([pair.flatten(), logits[kept]])
+    pair, logits, kept = reference.scores(contrast)
+    every = torch.cat([pair.flatten(), logits[kept]]) / temperature
     return every.logsumexp(dim=0) - math.log(every.numel()) + math.log(num_images)

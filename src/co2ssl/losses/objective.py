@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from co2ssl.errors import UsageError
-from co2ssl.losses.consistency import consistency
 from co2ssl.losses.contrast import Contrast
-from co2ssl.losses.contrastive import Implementation, contrastive_loss
-from co2ssl.losses.nce import nce
+from co2ssl.losses.contrastive import loss_of
+from co2ssl.losses.engine import Implementation
+from co2ssl.losses.nce import noise_images
 from co2ssl.losses.options import Direction, check_choice, check_temperature
 from co2ssl.losses.prediction import Prediction, Triplet
 from co2ssl.losses.pretext import prediction_rows, triplet_rows
+from co2ssl.losses.settings import Settings
 
 Instance: TypeAlias = Literal["info_nce", "nce"]
 
@@ -133,33 +134,28 @@ class Objective:
         )
 
     def _contrast_sums(self, contrast: Contrast) -> LossSums:
-        loss = contrastive_loss(
+        is_nce = self.instance == "nce"
+        settings = Settings.of(
             contrast,
             temperature=self.temperature,
-            consistency_weight=self.consistency_weight,
             consistency_temperature=self.consistency_temperature,
+            consistency_weight=self.consistency_weight,
             direction=self.direction,
             detach_positive=self.detach_positive,
             label_smoothing=self.label_smoothing,
+            noise_images=noise_images(contrast) if is_nce else 0,
+        )
+        loss = loss_of(
+            contrast,
+            settings,
             monitor_consistency=self.monitor_consistency,
+            normalise=False,
             reduction="sum",
             implementation=self.implementation,
         )
-        total, instance = loss.total, loss.instance
-        if self.instance == "nce":
-            total = nce(contrast, temperature=self.temperature, reduction="sum")
-            instance = total.detach()
-            if self.consistency_weight > 0:
-                total = total + self.consistency_weight * consistency(
-                    contrast,
-                    temperature=self.consistency_temperature,
-                    direction=self.direction,
-                    detach_positive=self.detach_positive,
-                    reduction="sum",
-                )
         return LossSums(
-            total=total,
-            instance=instance,
+            total=loss.total,
+            instance=loss.instance,
             consistency=loss.consistency,
             count=loss.count,
             top1=loss.top1,

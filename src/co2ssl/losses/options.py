@@ -8,6 +8,11 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+NO_NEGATIVE = (
+    "row {row} has no negative: ids, valid or also_positive leave none, so neither term is defined; "
+    "use a larger batch or memory"
+)
+
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 Direction: TypeAlias = Literal["symmetric", "forward", "reverse"]
 

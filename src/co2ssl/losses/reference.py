@@ -6,94 +6,108 @@ chosen on its own; ask for it with ``implementation="reference"``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from co2ssl.losses.contrast import Clipped, Contrast, Cosine, Score
-from co2ssl.losses.options import Direction, compute_dtype, kl_weights
+from co2ssl.losses.options import NO_NEGATIVE, compute_dtype
+from co2ssl.losses.settings import Settings
 
 
-def logits(contrast: Contrast, *, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores over the temperature: of the pairs (N, M), of the entries (N, K), and which entries count (N, K) bool."""
-    with _full_precision(contrast):
-        query, positive, entries = _operands(contrast)
-        kept = kept_entries(contrast)
-        require_negatives(kept)
-        pair = apply_score(contrast.score, torch.einsum("nd,nmd->nm", query, positive))
-        scores = apply_score(contrast.score, torch.einsum(entries.equation, query, entries.table))
-        return pair / temperature, scores / temperature, kept
+def rows(contrast: Contrast, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total (N,), instance (N,), consistency (N,) and above (N, M), with gradient; NaN where a term's weight is 0."""
+    with torch.autocast(contrast.query.device.type, enabled=False):
+        nothing = torch.full_like(contrast.query[:, 0], torch.nan, dtype=compute_dtype(*_vectors(contrast)))
+        instance, consistency, above = nothing, nothing, nothing[:, None]
+        total = torch.zeros_like(nothing)
+        if settings.instance_weight:
+            instance, above = _instance_rows(contrast, settings)
+            total = total + instance
+        if settings.consistency_weight:
+            consistency = _consistency_rows(contrast, settings)
+            total = total + settings.consistency_weight * consistency
+        return total, instance, consistency, above
 
 
-def instance_rows(contrast: Contrast, *, temperature: float, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """InfoNCE of each row, and how many negatives outrank its positives.
-
-    Returns:
-        (N,) loss, averaged over M positives and with the score's penalty added; (N, M) int64 counts.
-    """
-    with _full_precision(contrast):
-        query, positive, entries = _operands(contrast)
-        kept = kept_entries(contrast)  # (N, K)
-        require_negatives(kept)
-        pair_products = torch.einsum("nd,nmd->nm", query, positive)
-        products = torch.einsum(entries.equation, query, entries.table)  # (N, K)
-        pair = apply_score(contrast.score, pair_products) / temperature  # (N, M)
-        logits = apply_score(contrast.score, products) / temperature
-        logits = logits.masked_fill(~kept, -torch.inf)
-        every = torch.cat([pair[:, :, None], logits[:, None].expand(-1, pair.shape[1], -1)], dim=2)  # (N, M, 1 + K)
-        normaliser = every.logsumexp(dim=2)  # (N, M)
-        numerator = pair
-        others = kept
-        if contrast.also_positive is not None:
-            joined = logits.masked_fill(~contrast.also_positive, -torch.inf).logsumexp(dim=1, keepdim=True)
-            numerator = torch.logaddexp(pair, joined)
-            others = kept & ~contrast.also_positive
-        loss = normaliser - numerator
-        if label_smoothing > 0:
-            mean_logit = (pair + logits.masked_fill(~kept, 0).sum(1, keepdim=True)) / (1 + kept.sum(1, keepdim=True))
-            loss = loss + label_smoothing * (numerator - mean_logit)
-        rows = loss.mean(dim=1) + score_penalty(contrast.score, pair_products, products, kept)
-        # Counted as "not at or below", so that a NaN score never looks like a hit.
-        above = (others[:, None] & ~(logits[:, None] <= pair[:, :, None])).sum(dim=2)
-        return rows, above
+def _instance_rows(contrast: Contrast, settings: Settings) -> tuple[Tensor, Tensor]:
+    """InfoNCE (or NCE) of each row, and how many negatives outrank each of its positives."""
+    kept = kept_entries(contrast)  # (N, K)
+    require_negatives(kept)
+    query, positive, _ = (vectors.to(compute_dtype(*_vectors(contrast))) for vectors in _vectors(contrast))
+    pair_products = torch.einsum("nd,nmd->nm", query, positive if positive.dim() == 3 else positive[:, None])
+    products = _products(contrast, query)  # (N, K)
+    pair = apply_score(contrast.score, pair_products) / settings.temperature
+    logits = apply_score(contrast.score, products) / settings.temperature
+    if settings.noise_images:
+        loss = _nce(contrast, pair, logits, kept)
+    else:
+        loss = _info_nce(contrast, pair, logits, kept, settings.label_smoothing)
+    others = kept if contrast.also_positive is None else kept & ~contrast.also_positive
+    # Counted as "not at or below", so that a NaN score never looks like a hit.
+    above = (others[:, None] & ~(logits[:, None] <= pair[:, :, None])).sum(dim=2, dtype=pair.dtype)
+    return loss + score_penalty(contrast.score, pair_products, products, kept), above
 
 
-def consistency_rows(
-    contrast: Contrast, *, temperature: float, direction: Direction = "symmetric", detach_positive: bool = False
-) -> Tensor:
-    """Divergence of P and Q of each row, summed over its negatives, averaged over its positives.
+def scores(contrast: Contrast) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the pairs (N, M) and of the entries (N, K), and which entries count (N, K) bool."""
+    query, positive, _ = (vectors.to(compute_dtype(*_vectors(contrast))) for vectors in _vectors(contrast))
+    pairs = torch.einsum("nd,nmd->nm", query, positive if positive.dim() == 3 else positive[:, None])
+    entries = apply_score(contrast.score, _products(contrast, query))
+    return apply_score(contrast.score, pairs), entries, kept_entries(contrast)
 
-    Returns:
-        (N,).
-    """
-    with _full_precision(contrast):
-        query, positive, entries = _operands(contrast)
-        kept = kept_entries(contrast)
-        if contrast.also_positive is not None:
-            kept = kept & ~contrast.also_positive
-        require_negatives(kept)
-        log_q = _masked_log_softmax(
-            apply_score(contrast.score, torch.einsum(entries.equation, query, entries.table)) / temperature, kept
-        )[:, None]  # (N, 1, K)
-        log_p = torch.stack(
-            [
-                _masked_log_softmax(
-                    apply_score(contrast.score, torch.einsum(entries.equation, one, entries.table)) / temperature, kept
-                )
-                for one in positive.unbind(dim=1)
-            ],
-            dim=1,
-        )  # (N, M, K)
-        if detach_positive:
-            log_p = log_p.detach()
-        in_both = kept[:, None]
-        forward = (log_p.exp() * (log_p - log_q)).masked_fill(~in_both, 0).sum(dim=2)
-        reverse = (log_q.exp() * (log_q - log_p)).masked_fill(~in_both, 0).sum(dim=2)
-        weight_forward, weight_reverse = kl_weights(direction)
-        # A row without negatives has no distribution to agree on: NaN where raising would need the host to wait.
-        missing = ~kept.any(dim=1)
-        return (weight_forward * forward + weight_reverse * reverse).mean(dim=1).masked_fill(missing, torch.nan)
+
+def _info_nce(contrast: Contrast, pair: Tensor, logits: Tensor, kept: Tensor, label_smoothing: float) -> Tensor:
+    masked = logits.masked_fill(~kept, -torch.inf)
+    every = torch.cat([pair[:, :, None], masked[:, None].expand(-1, pair.shape[1], -1)], dim=2)  # (N, M, 1 + K)
+    numerator = pair
+    if contrast.also_positive is not None:
+        joined = masked.masked_fill(~contrast.also_positive, -torch.inf).logsumexp(dim=1, keepdim=True)
+        numerator = torch.logaddexp(pair, joined)
+    loss = every.logsumexp(dim=2) - numerator
+    if label_smoothing:
+        entries = logits.masked_fill(~kept, 0).sum(dim=1, keepdim=True)
+        mean_logit = (pair + entries) / (1 + kept.sum(dim=1, keepdim=True))
+        loss = loss + label_smoothing * (pair - mean_logit)
+    return loss.mean(dim=1)
+
+
+def _nce(contrast: Contrast, pair: Tensor, logits: Tensor, kept: Tensor) -> Tensor:
+    """With x = P(i) and c = J / n: -log x/(x + c) = softplus(ln c - ln x), -log c/(x + c) = softplus(ln x - ln c)."""
+    assert contrast.noise is not None
+    drawn = kept.sum(dim=1, keepdim=True).to(pair.dtype)
+    log_noise = drawn.log() - math.log(contrast.noise.num_images)
+    log_normaliser = contrast.noise.log_normaliser
+    of_pair = F.softplus(log_noise - (pair - log_normaliser)).mean(dim=1)
+    of_noise = F.softplus(logits - log_normaliser - log_noise).masked_fill(~kept, 0).sum(dim=1)
+    return of_pair + of_noise
+
+
+def _consistency_rows(contrast: Contrast, settings: Settings) -> Tensor:
+    """Divergence of P and Q of each row, summed over its negatives, averaged over its positives."""
+    kept = kept_entries(contrast)
+    if contrast.also_positive is not None:
+        kept = kept & ~contrast.also_positive
+    require_negatives(kept)
+    query, positive, _ = (vectors.to(compute_dtype(*_vectors(contrast))) for vectors in _vectors(contrast))
+    each = positive.unbind(dim=1) if positive.dim() == 3 else (positive,)
+
+    def log_softmax(vectors: Tensor) -> Tensor:
+        logits = apply_score(contrast.score, _products(contrast, vectors)) / settings.consistency_temperature
+        # 0 where an entry is left out: never read, and no infinity to subtract from another.
+        return logits.masked_fill(~kept, -torch.inf).log_softmax(dim=1).masked_fill(~kept, 0)
+
+    log_q = log_softmax(query)[:, None]  # (N, 1, K)
+    log_p = torch.stack([log_softmax(vectors) for vectors in each], dim=1)  # (N, M, K)
+    if settings.detach_positive:
+        log_p = log_p.detach()
+    left_out = ~kept[:, None]
+    forward = (log_p.exp() * (log_p - log_q)).masked_fill(left_out, 0).sum(dim=2)
+    reverse = (log_q.exp() * (log_q - log_p)).masked_fill(left_out, 0).sum(dim=2)
+    divergence = settings.forward_weight * forward + settings.reverse_weight * reverse
+    return divergence.mean(dim=1).masked_fill(~kept.any(dim=1), torch.nan)
 
 
 def apply_score(score: Score, products: Tensor) -> Tensor:
@@ -131,40 +145,22 @@ def kept_entries(contrast: Contrast) -> Tensor:
 
 
 def require_negatives(kept: Tensor) -> None:
-    """Raise ValueError for a row without a negative. On an accelerator the row's loss is NaN instead."""
+    """Raise ValueError for a row without a negative (on the CPU; its loss is NaN elsewhere)."""
     if kept.shape[1] == 0:
         raise ValueError("there are no negatives: K (or J) is 0")
-    if kept.device.type == "cpu" and not torch.compiler.is_compiling():
+    if kept.device.type == "cpu":
         empty = (~kept.any(dim=1)).nonzero()[:, 0]
         if empty.numel():
-            raise ValueError(
-                f"{empty.numel()} of {kept.shape[0]} rows have no negative (first: row {int(empty[0])}): "
-                "ids, valid or also_positive leave none; a larger batch or memory is needed"
-            )
+            raise ValueError(NO_NEGATIVE.format(row=int(empty[0])))
 
 
-@dataclass(frozen=True)
-class _Entries:
-    table: Tensor
-    equation: str
+def _vectors(contrast: Contrast) -> tuple[Tensor, Tensor, Tensor]:
+    return contrast.query, contrast.positive, contrast.negatives
 
 
-def _operands(contrast: Contrast) -> tuple[Tensor, Tensor, _Entries]:
-    dtype = compute_dtype(contrast.query, contrast.positive, contrast.negatives)
-    query = contrast.query.to(dtype)
-    positive = contrast.positive.to(dtype)
-    if positive.dim() == 2:
-        positive = positive[:, None]
-    table = contrast.negatives.to(dtype)
+def _products(contrast: Contrast, vectors: Tensor) -> Tensor:
+    """(N, D) against each row's entries: (N, K)."""
+    table = contrast.negatives.to(vectors.dtype)
     if contrast.negative_index is not None:
         table = table[contrast.negative_index]
-    return query, positive, _Entries(table, "nd,kd->nk" if table.dim() == 2 else "nd,nkd->nk")
-
-
-def _full_precision(contrast: Contrast) -> torch.autocast:
-    return torch.autocast(contrast.query.device.type, enabled=False)
-
-
-def _masked_log_softmax(logits: Tensor, kept: Tensor) -> Tensor:
-    """Log-softmax over the kept entries; 0 elsewhere, where it is never read."""
-    return logits.masked_fill(~kept, -torch.inf).log_softmax(dim=1).masked_fill(~kept, 0)
+    return torch.einsum("nd,kd->nk" if table.dim() == 2 else "nd,nkd->nk", vectors, table)

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "co2ssl",
     "svg.fonttype": "path",
     "font.size": 10,
@@ -41,17 +41,16 @@ def loss_curves(runs: Series) -> str | None:
         ("consistency", "Consistency L_con", "nats", 1.0),
         ("top1", "Instance discrimination", "top-1 accuracy (%)", 100.0),
     ]
+    # A run of a single epoch has one mean over it, but a curve within it: "train" events count epochs in fractions.
     kind = "epoch" if any(len(_measured(events, "epoch", "instance")) >= 2 for events in runs.values()) else "train"
     curves = {name: _measured(events, kind, "instance") for name, events in runs.items()}
     if not any(curves.values()):
         return None
-    # Runs of a single epoch have no curve over epochs, but one over steps.
-    unit_of_time = "epoch" if kind == "epoch" else "step"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         for axes, (key, title, unit, factor) in zip(figure.subplots(1, 3), panels, strict=True):
-            values = _draw(axes, curves, time=unit_of_time, key=key, factor=factor)
-            axes.set(title=title, xlabel=unit_of_time, ylabel=unit)
+            values = _draw(axes, curves, key=key, factor=factor)
+            axes.set(title=title, xlabel="epoch", ylabel=unit)
             if key == "consistency" and values and 0 < min(values) < max(values) / 20:
                 axes.set_yscale("log")
                 axes.set_ylabel(f"{unit} (log scale)")
@@ -70,7 +69,7 @@ def knn_curve(runs: Series) -> str | None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         axes = figure.subplots()
-        _draw(axes, curves, time="epoch", key="top1", factor=100.0)
+        _draw(axes, curves, key="top1", factor=100.0)
         axes.set(title="kNN on held-out training images", xlabel="epoch", ylabel="top-1 accuracy (%)", ylim=(0, None))
         axes.legend(frameon=False)
         return _data_uri(figure)
@@ -80,14 +79,14 @@ def _measured(events: Sequence[Event], kind: str, key: str) -> list[Event]:
     return [event for event in events if event.get("event") == kind and _finite(event.get(key))]
 
 
-def _draw(axes: Axes, curves: Series, *, time: str, key: str, factor: float) -> list[float]:
+def _draw(axes: Axes, curves: Series, *, key: str, factor: float) -> list[float]:
     """Draws one curve for each run and returns all values drawn."""
     drawn: list[float] = []
     for number, (name, events) in enumerate(curves.items()):
         points = [
             (float(when), factor * float(value))
             for event in events
-            if _finite(when := event.get(time)) and _finite(value := event.get(key))
+            if _finite(when := event.get("epoch")) and _finite(value := event.get(key))
         ]
         if not points:
             continue

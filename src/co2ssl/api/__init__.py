@@ -1,0 +1,8 @@
+"""What the command line calls, and what ``import co2ssl`` offers: pretrain, evaluate, load_encoder, demo."""
+
+from co2ssl.api.demo import demo
+from co2ssl.api.evaluation import evaluate
+from co2ssl.api.pretraining import pretrain
+from co2ssl.api.runs import Run, load_encoder, read_run
+
+__all__ = ["Run", "demo", "evaluate", "load_encoder", "pretrain", "read_run"]

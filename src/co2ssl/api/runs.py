@@ -1,0 +1,151 @@
+"""The run folder: what lies where, and how a backbone is read back from it."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from co2ssl.api.build import build_backbone
+from co2ssl.config import RunConfig, read_run_config
+from co2ssl.encoders.resnet import ResNet
+from co2ssl.errors import UsageError, UserError
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+BACKBONE = "backbone.safetensors"
+REPORT = "report.html"
+BAD_IMAGES = "bad_images.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder that holds a configuration.
+
+    Attributes:
+        folder: with ``config.yaml``, ``metrics.jsonl``, ``checkpoints/`` and, once training is over,
+            ``backbone.safetensors`` and ``report.html``.
+        config: what was run: the resolved recipe, the options and the data.
+    """
+
+    folder: Path
+    config: RunConfig
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run in ``folder``.
+
+    Raises:
+        UsageError: no such folder, or one without ``config.yaml``.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no run folder {folder}.")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} holds no run: {CONFIG} is missing. Give the folder that --out named.")
+    return Run(folder=folder, config=read_run_config(folder / CONFIG))
+
+
+def new_folder(folder: str | Path) -> Path:
+    """An empty folder for a new run, made where it is missing.
+
+    Raises:
+        UsageError: it holds another run, or other files.
+        UserError: it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = sorted(entry.name for entry in folder.iterdir())
+        if (folder / CONFIG).is_file():
+            raise UsageError(
+                f"{folder} holds another run. Continue it with `co2ssl pretrain --resume {folder}`, "
+                f"or give another --out, such as {_free_name(folder)}."
+            )
+        if content:
+            raise UsageError(
+                f"{folder} is not empty ({', '.join(content[:3])}{' ...' if len(content) > 3 else ''}). "
+                f"Give another --out, such as {_free_name(folder)}."
+            )
+        probe = folder / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {_reason(error)}. Give another --out.") from None
+    return folder
+
+
+def load_encoder(run: str | Path) -> ResNet:
+    """The trained backbone of a run, in evaluation mode, with torchvision's key names.
+
+    ``torchvision.models.resnet18().load_state_dict(backbone.state_dict(), strict=False)`` takes its weights where
+    width is 1 and the stem "imagenet"; only ``fc`` is then missing.
+
+    Args:
+        run: a run folder.
+
+    Returns:
+        A module that maps normalised images (N, 3, H, W) to features (N, ``num_features``).
+
+    Raises:
+        UsageError: no run there, or one that has not finished an epoch.
+        UserError: a file that does not hold exactly the weights of the run's architecture.
+    """
+    found = read_run(run)
+    path = found.folder / BACKBONE
+    if not path.is_file():
+        raise UsageError(
+            f"{found.folder} has no {BACKBONE} yet: it is written when training ends. "
+            f"Finish it with `co2ssl pretrain --resume {found.folder}`."
+        )
+    recipe = found.config.resolved.recipe
+    backbone = build_backbone(recipe)
+    load_weights(backbone, path, name=f"{recipe.arch} of width {recipe.width:g} with the {recipe.stem} stem")
+    return backbone.eval()
+
+
+def load_weights(backbone: ResNet, path: Path, *, name: str) -> None:
+    """Fill ``backbone`` from a safetensors file, every weight of it.
+
+    Raises:
+        UserError: a file that is not safetensors, or holds other weights; what is missing or does not fit is listed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}. It must be a safetensors file; nothing else is opened."
+        ) from None
+    expected = backbone.state_dict()
+    missing = [key for key in expected if key not in weights]
+    other = [key for key in weights if key not in expected]
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if missing or other or shapes:
+        found = [
+            f"{len(missing)} missing (such as {missing[0]})" if missing else "",
+            f"{len(other)} unknown (such as {other[0]})" if other else "",
+            f"{len(shapes)} of another shape ({shapes[0]})" if shapes else "",
+        ]
+        raise UserError(f"{path} does not hold the weights of a {name}: {', '.join(text for text in found if text)}.")
+    backbone.load_state_dict(weights)
+
+
+def _free_name(folder: Path) -> Path:
+    number = 2
+    while (candidate := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return error.strerror or str(error)

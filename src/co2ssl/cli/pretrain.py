@@ -1,0 +1,69 @@
+"""``co2ssl pretrain``: every field of the recipe is an option, with the recipe's value as its default."""
+
+from __future__ import annotations
+
+from co2ssl.cli.options import Option, given, model_options, parse, value_of
+from co2ssl.config import Recipe, RunOptions, field_docs, load_recipe
+
+DEFAULT_RECIPE = "moco-v2+co2"
+_EXAMPLES = [
+    "co2ssl pretrain photos/ --out runs/photos                      # fitted to your images and machine",
+    "co2ssl pretrain cifar10:data/ --out runs/c10 --recipe simclr-small-32+co2",
+    "co2ssl pretrain imagenet/ --out runs/moco --recipe moco+co2    # the paper's values, all of them",
+    "co2ssl pretrain imagenet/ --out runs/m2 --recipe moco-v2 --epochs 100 --lr 0.06",
+    "co2ssl pretrain --resume runs/photos",
+    "co2ssl pretrain --recipe simclr --help                         # that recipe's values as defaults",
+]
+
+
+def run(words: list[str]) -> None:
+    """Train, and say where the backbone is."""
+    named = value_of(words, "--recipe", "")
+    recipe = load_recipe(named or DEFAULT_RECIPE, check=False).recipe
+    own = {
+        "data": Option(
+            kind=str | None,
+            help="Images: a folder, nested to any depth, labels not needed; cifar10:PATH; or demo. Not with --resume.",
+            default=None,
+            positional=True,
+        ),
+        "out": Option(kind=str | None, help="Folder of the new run; it must be empty or missing.", default=None),
+        "recipe": Option(
+            kind=str | None,
+            help=f"A name from `co2ssl methods`, with or without +co2, or a YAML file. "
+            f"Without one: {DEFAULT_RECIPE}, --auto.",
+            default=None,
+        ),
+        "auto": Option(
+            kind=bool,
+            help="Fit the recipe to the images and this machine; every change is printed with its reason. "
+            "Never touches alpha, tau_con and tau_ins.",
+            default=not named,
+        ),
+        "resume": Option(
+            kind=str | None, help="Continue the run in this folder from its last checkpoint.", default=None
+        ),
+        "quiet": Option(kind=bool, help="No progress.", default=False),
+    }
+    fields = model_options(Recipe, field_docs(Recipe), recipe.model_dump())
+    fields |= model_options(RunOptions, field_docs(RunOptions), RunOptions().model_dump())
+    values = parse(
+        words,
+        own | fields,
+        command="pretrain",
+        description="Train a backbone on unlabelled images. The defaults below the first six are those of the recipe "
+        f"{named or DEFAULT_RECIPE}.",
+        examples=_EXAMPLES,
+    )
+    from co2ssl.api import pretrain
+
+    changed = {name: values[name] for name in fields if name in given(words, list(fields))}
+    pretrain(
+        values["data"],
+        out=values["out"],
+        recipe=values["recipe"],
+        auto=values["auto"],
+        resume=values["resume"],
+        quiet=values["quiet"],
+        **changed,
+    )

@@ -1,0 +1,199 @@
+"""What ``--auto`` changes, rule by rule; later rules read what earlier ones set. A reason carries its numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from co2ssl.config.cost import FEATURES, bytes_per_image, duration
+from co2ssl.config.draft import Draft
+
+CPU_BUDGET_SECONDS = 3600.0
+"""How long a run on a CPU should take when the user did not say how many epochs."""
+CPU_IMAGE_SIZE = 64
+"""Pixels that a CPU is asked to look at when the recipe's would take too long."""
+CPU_BATCH = {"moco": 128, "simclr": 256}
+"""Largest batches on a CPU; SimCLR needs more, its negatives are the batch."""
+WANTED_STEPS = 80_000
+"""800 epochs of CIFAR-10 in batches of 512: MoCo's notebook gains 6 points of kNN accuracy over 200 epochs."""
+MOST_EPOCHS = 800
+"""The most epochs that a recipe with fewer is given; the notebook's longest run."""
+QUEUE_SHARE = 4
+"""A queue of 1/4 of the images holds the query's own image, from the epoch before, for (1/4)^2 / 2 = 3 % of queries."""
+MIN_GROUP = 16
+"""Images that batch norm should have in a group (MoCo's GPUs had 32); also the smallest batch."""
+MIN_CROP_SIDE = 12
+"""Pixels of the image file that the smallest crop should span."""
+MEMORY_SHARE = 0.6
+"""Of the device's memory, for activations; the rest is for weights, workspaces and everyone else."""
+MOST_WORKERS = 16
+"""Processes that make views; more wait for each other."""
+
+
+def _encoder(draft: Draft) -> None:
+    """Image size, architecture, width and stem: no larger than the images hold or the machine can do."""
+    side = max(8, draft.short_side // 4 * 4)
+    if side < draft.recipe.image_size:
+        draft.set("image_size", side, f"half of the images are {draft.short_side} px or less: larger shows no more")
+    _stem(draft)
+    if draft.machine.device == "cpu":
+        reductions: tuple[tuple[str, Any, str], ...] = (
+            ("image_size", min(CPU_IMAGE_SIZE, draft.recipe.image_size), "small views show enough to learn from"),
+            ("arch", "resnet18", "the smallest architecture"),
+            ("width", min(0.5, draft.recipe.width), "half the channels are a quarter of the arithmetic"),
+        )
+        for name, value, why in reductions:
+            seconds = draft.recipe.epochs * draft.epoch_seconds
+            if seconds > CPU_BUDGET_SECONDS:
+                draft.set(
+                    name,
+                    value,
+                    f"{draft.recipe.epochs} epochs of {draft.num_images:,} images on {_cores(draft.machine.cores)} "
+                    f"would take about {duration(seconds)}; {why}",
+                )
+                _stem(draft)
+    features, published = (round(FEATURES[r.arch] * r.width) for r in (draft.recipe, draft.published))
+    if draft.recipe.head == "mlp" and draft.published.head_hidden == published:
+        draft.set("head_hidden", features, f"as wide as the backbone's {features} features, as published")
+
+
+def _stem(draft: Draft) -> None:
+    size = draft.recipe.image_size
+    stem = "small" if size < 48 else "medium" if size < 128 else "imagenet"
+    stride = {"small": 1, "medium": 2, "imagenet": 4}[stem]
+    draft.set("stem", stem, f"views of {size} px: a first stage of {size // stride} x {size // stride} places")
+
+
+def _views(draft: Draft) -> None:
+    """Blur and smallest crop for small images."""
+    if draft.recipe.views in ("moco-v2", "simclr") and draft.recipe.image_size <= 96:
+        draft.set(
+            "views",
+            f"{draft.recipe.views}-small",
+            f"at {draft.recipe.image_size} px, blur made for 224 px would wipe out what there is to see",
+        )
+    floor = math.ceil(100 * min(1.0, (MIN_CROP_SIDE / draft.short_side) ** 2)) / 100
+    if draft.recipe.min_area < floor:
+        side = round(draft.short_side * math.sqrt(draft.recipe.min_area))
+        draft.set(
+            "min_area",
+            floor,
+            f"{draft.recipe.min_area:g} of a {draft.short_side}-px image is a crop of {side} px; "
+            f"{MIN_CROP_SIDE} at least",
+        )
+
+
+def _precision(draft: Draft) -> None:
+    if draft.machine.fast_bf16:
+        draft.set("precision", "bf16", "this device computes about twice as fast in bfloat16; losses stay in float32")
+
+
+def _batch(draft: Draft) -> None:
+    """Batch size for data and memory; learning rate and batch-norm groups for the batch."""
+    half = draft.options.precision == "bf16"
+    fits = int(MEMORY_SHARE * draft.machine.memory / bytes_per_image(draft.recipe, half=half))
+    eighth = max(MIN_GROUP, _power_of_two(draft.num_images // 8))
+    limits = [
+        (eighth, f"so that {draft.num_images:,} images make {draft.num_images // eighth} batches"),
+        (max(MIN_GROUP, _power_of_two(fits)), f"about {fits:,} images fit into {draft.machine.memory / 1e9:.0f} GB"),
+    ]
+    if draft.machine.device == "cpu":
+        limits.append((CPU_BATCH[draft.recipe.method], "on a CPU more is no faster, and more steps learn more"))
+    limit, reason = min(limits)
+    if limit < draft.recipe.batch_size:
+        draft.set("batch_size", limit, reason)
+    images = draft.recipe.batch_size * draft.recipe.accumulate
+    published = draft.published.batch_size * draft.published.accumulate
+    if images != published:
+        lr = float(f"{draft.published.lr * images / published:.4g}")
+        draft.set("lr", lr, f"in proportion to the images of a step: {draft.published.lr:g} x {images} / {published}")
+    _groups(draft)
+
+
+def _groups(draft: Draft) -> None:
+    batch, groups = draft.recipe.batch_size, draft.recipe.batch_norm_groups
+    if draft.recipe.batch_norm != "split" or (batch % groups == 0 and batch // groups >= MIN_GROUP):
+        return
+    divisors = [count for count in range(2, groups + 1) if batch % count == 0 and batch // count >= 2]
+    large = [count for count in divisors if batch // count >= MIN_GROUP]
+    if divisors:
+        count = max(large) if large else min(divisors)
+        draft.set("batch_norm_groups", count, f"{batch} images make {count} groups of {batch // count}")
+
+
+def _queue(draft: Draft) -> None:
+    """A queue that does not hold stale keys and the query's own image."""
+    if draft.recipe.queue_size is None:
+        return
+    share, batch = draft.num_images // QUEUE_SHARE, draft.recipe.batch_size
+    size = max(_power_of_two(share), batch)
+    if size < draft.recipe.queue_size:
+        epochs = draft.recipe.queue_size / draft.num_images
+        draft.set(
+            "queue_size",
+            size,
+            f"{draft.recipe.queue_size:,} keys are {epochs:,.1f} epochs of {draft.num_images:,} images: stale keys, "
+            f"and the query's own image among them; {size:,} are {size / draft.num_images:.2g}",
+        )
+    if draft.recipe.queue_size > share and not draft.recipe.exclude_own:
+        draft.set(
+            "exclude_own",
+            True,
+            f"a queue of {draft.recipe.queue_size:,} keys holds the query's own among {draft.num_images:,} images",
+        )
+
+
+def _epochs(draft: Draft) -> None:
+    """More epochs for few images, fewer where a CPU has no time for them; drops and warm-up in proportion."""
+    before = draft.recipe.epochs
+    most = max(before, MOST_EPOCHS)
+    wanted = min(max(before, math.ceil(WANTED_STEPS / draft.steps_per_epoch)), most)
+    reason = f"an epoch is {draft.steps_per_epoch:,} steps: few images want more epochs, up to {most}"
+    if draft.machine.device == "cpu":
+        fits = max(1, int(CPU_BUDGET_SECONDS / draft.epoch_seconds))
+        if fits < wanted:
+            wanted = fits
+            speed = f"an estimated {draft.num_images / draft.epoch_seconds:.0f} images a second"
+            reason = f"what fits into an hour on {_cores(draft.machine.cores)}, at {speed}"
+            if draft.epoch_seconds > CPU_BUDGET_SECONDS:
+                reason = f"one epoch alone takes about {duration(draft.epoch_seconds)}, at {speed}: take fewer images"
+    draft.set("epochs", wanted, reason)
+    epochs, published = draft.recipe.epochs, draft.published.epochs
+    if epochs != published and draft.recipe.drop_epochs:
+        drops = sorted({round(drop * epochs / published) for drop in draft.published.drop_epochs} - {0, epochs})
+        draft.set("drop_epochs", tuple(drops), f"at the same shares of {epochs} epochs as of {published}")
+    if epochs < published and draft.recipe.warmup_epochs > epochs // 10:
+        draft.set("warmup_epochs", epochs // 10, f"at most a tenth of {epochs} epochs")
+
+
+def _key_encoder(draft: Draft) -> None:
+    """A key encoder that can follow within the steps there are."""
+    if draft.recipe.ema_keep is None:
+        return
+    steps = draft.recipe.epochs * draft.steps_per_epoch
+    keep = next((keep for keep in (0.999, 0.99, 0.97) if steps * (1 - keep) >= 20), 0.9)
+    if keep < draft.recipe.ema_keep:
+        draft.set(
+            "ema_keep",
+            keep,
+            f"in {steps:,} steps the key encoder would stay {1 / max(1e-9, 1 - draft.recipe.ema_keep):,.0f} behind",
+        )
+
+
+def _conveniences(draft: Draft) -> None:
+    draft.set("workers", min(draft.machine.cores, MOST_WORKERS), f"{_cores(draft.machine.cores)} to make views")
+    if draft.recipe.epochs < 5 * draft.options.probe_every:
+        draft.set("probe_every", max(1, draft.recipe.epochs // 5), f"about five times in {draft.recipe.epochs} epochs")
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is not above a number (1 for 0)."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def _cores(cores: int) -> str:
+    return f"{cores} core" if cores == 1 else f"{cores} cores"
+
+
+RULES = (_encoder, _views, _precision, _batch, _queue, _epochs, _key_encoder, _conveniences)
+"""In the order they are applied."""

@@ -1,0 +1,307 @@
+"""The loop: batches in, checkpoints and metrics out, the same for every method."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from co2ssl.data.batch import Batch
+from co2ssl.distributed import all_reduce_sum, barrier, gather, is_main, world_size
+from co2ssl.errors import UsageError
+from co2ssl.losses.objective import LossSums
+from co2ssl.methods.method import Comparison, Method, Update
+from co2ssl.train.checkpoint import CheckpointFolder
+from co2ssl.train.log import MetricsLog, Tally, means
+from co2ssl.train.progress import Progress
+from co2ssl.train.state import DivergedError, Position, State, restore, snapshot
+from co2ssl.train.steps import Batches, check_steps, optimiser_steps
+from co2ssl.train.stop import Interrupted, any_process, stop_on_signals
+
+Precision: TypeAlias = Literal["float32", "bf16"]
+Probe: TypeAlias = Callable[[int, nn.Module], Mapping[str, float | str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """How often the loop does what is not training.
+
+    Attributes:
+        log_every: optimiser steps between two ``train`` events.
+        checkpoint_every: epochs between two checkpoints; one more comes at the end.
+        checkpoint_minutes: a checkpoint also within an epoch, when the last is this old.
+        probe_every: epochs between two measurements by the probes, and one at the end; 0: never.
+    """
+
+    log_every: int = 10
+    checkpoint_every: int = 1
+    checkpoint_minutes: float = 15.0
+    probe_every: int = 10
+
+
+def train(
+    method: Method,
+    objective: Callable[[Sequence[Comparison]], LossSums],
+    loader: Batches,
+    *,
+    optimizer: Optimizer,
+    learning_rate: Callable[[int], float],
+    epochs: int,
+    device: torch.device,
+    log: MetricsLog,
+    progress: Progress,
+    precision: Precision = "float32",
+    accumulate: int = 1,
+    probes: Sequence[Probe] = (),
+    rhythm: Rhythm | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    saved: Mapping[str, Any] | None = None,
+) -> Position:
+    """Train ``method`` and leave it trained.
+
+    One optimiser step takes ``accumulate`` batches of the loader; the objective is the mean over all their rows, over
+    all processes, whatever each one's share. Ctrl-C or SIGTERM ends the run after the step, with a checkpoint.
+
+    Args:
+        method: moved to ``device`` here; its ``begin`` is called here.
+        objective: comparisons to sums over rows (``co2ssl.losses.objective.Objective``).
+        loader: the batches.
+        optimizer: of the method's parameters; its learning rate is set before each step.
+        learning_rate: of an optimiser step, counted from 0.
+        epochs: length of the run, restarts included.
+        device: where to compute.
+        log: where events go.
+        progress: what a person sees.
+        precision: "bf16" runs the method, not the losses, in bfloat16 where that is safe (autocast; CPU and CUDA).
+        accumulate: batches whose gradients are added up for one step.
+        probes: each gets the steps finished and the encoder, in evaluation mode, on the main process.
+        rhythm: how often to log, measure and save.
+        checkpoints: where to save; None saves nothing.
+        saved: what ``CheckpointFolder.load`` returned: the run goes on from there.
+
+    Returns:
+        The position at the end.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        Interrupted: Ctrl-C or SIGTERM.
+        UsageError: settings that do not go together.
+        CheckpointError: a checkpoint cannot be written, or ``saved`` does not fit.
+    """
+    check_steps(method, loader, accumulate=accumulate)
+    if precision == "bf16" and device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--precision bf16 is for CPU and CUDA; on {device.type} use --precision float32")
+    assert isinstance(method, nn.Module)
+    method.begin(len(loader.source))
+    method.to(device).to(memory_format=torch.channels_last)
+    state = State(device)
+    if saved is None:
+        log.rewind(0)
+    else:
+        restore(saved, state, method, optimizer, log)
+    model = _in_parallel(method) if world_size() > 1 else method
+    run = _Run(
+        method=method,
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        steps_per_epoch=loader.steps_per_epoch // accumulate,
+        device=device,
+        precision=precision,
+        probes=probes,
+        rhythm=rhythm or Rhythm(),
+        log=log,
+        progress=progress,
+        checkpoints=checkpoints,
+        state=state,
+    )
+    with progress, stop_on_signals() as stop_requested:
+        progress.begin(state.position.step)
+        while state.position.epoch < epochs:
+            run.epoch(loader, accumulate, stop_requested)
+    return state.position
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """The arguments of :func:`train` and where it stands; the methods are the loop's body, in order of use."""
+
+    method: Method
+    model: nn.Module
+    objective: Callable[[Sequence[Comparison]], LossSums]
+    optimizer: Optimizer
+    learning_rate: Callable[[int], float]
+    epochs: int
+    steps_per_epoch: int
+    device: torch.device
+    precision: Precision
+    probes: Sequence[Probe]
+    rhythm: Rhythm
+    log: MetricsLog
+    progress: Progress
+    checkpoints: CheckpointFolder | None
+    state: State
+    last_saved: float = field(default_factory=time.monotonic)
+
+    def epoch(self, loader: Batches, accumulate: int, stop_requested: Callable[[], bool]) -> None:
+        """What is left of the current epoch."""
+        epoch, done = self.state.position.epoch, self.state.position.step_in_epoch
+        if done == 0:
+            # What it computes is the method's state: a run resumed within the epoch has it from the checkpoint.
+            self.method.begin_epoch(epoch)
+        self.model.train()
+        began = time.perf_counter()
+        for batches, waited in optimiser_steps(loader.epoch(epoch, first_step=done * accumulate), accumulate):
+            self.step(batches)
+            now = time.perf_counter()
+            self.state.finish_step(now - began, waited=waited)
+            self.progress.advance(self.state.position.step)
+            if self.state.position.step % self.rhythm.log_every == 0 or self.at_last_step():
+                self.progress.show(self.record("train", self.state.window))
+            due = time.monotonic() - self.last_saved > 60 * self.rhythm.checkpoint_minutes
+            stop, save = any_process(stop_requested(), due)
+            if stop or save:
+                self.save()
+            if stop:
+                raise self.interrupted()
+            # What logging waited for on the device belongs to training; what saving took does not.
+            began = time.perf_counter() if save else now
+        self.end_epoch(epoch + 1)
+
+    def step(self, batches: Sequence[Batch]) -> None:
+        """One optimiser step over the micro-batches, then the memory's turn."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.state.position.step)
+        updates: list[Update] = []
+        rows = 0
+        dtype = next(self.model.parameters()).dtype
+        for number, batch in enumerate(batches, start=1):
+            with self.gradients_shared(number == len(batches)):
+                with self.autocast():
+                    step = self.model(batch.to(self.device, dtype=dtype))
+                sums = self.objective(step.comparisons)
+                sums.total.backward()  # type: ignore[no-untyped-call]
+            updates.append(step.update)
+            rows += sums.count
+            self.state.count(sums, images=len(batch.index))
+        self.average_gradients(rows)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.commit([gathered(update) for update in updates])
+
+    def average_gradients(self, rows: int) -> None:
+        """From the gradient of a sum (which DDP has averaged over processes) to that of the mean over all rows."""
+        total = int(all_reduce_sum(torch.tensor(rows)))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, world_size() / total)
+
+    def gradients_shared(self, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients once a step, with the last micro-batch."""
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bfloat16 for the method; the losses stay outside."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def at_last_step(self) -> bool:
+        """Whether all steps of the run are taken."""
+        return self.state.position.step == self.epochs * self.steps_per_epoch
+
+    def record(self, event: str, tally: Tally) -> dict[str, float]:
+        """Write an event of the means since the last of its kind, and begin the next. Waits for the device."""
+        sums = self.finite(tally.read())
+        tally.reset()
+        position = self.state.position
+        values = {
+            "step": position.step,
+            "epoch": round(position.step / self.steps_per_epoch, 4),
+            **means(sums),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.state.seconds, 3),
+        }
+        self.log.write(event, values)
+        return values
+
+    def finite(self, sums: dict[str, float]) -> dict[str, float]:
+        """The sums, unless a loss in them was not a number."""
+        if math.isfinite(sums["total"]):
+            return sums
+        step = self.state.first_bad_step()
+        saved = self.checkpoints.saved() if self.checkpoints else []
+        kept = f"the last checkpoint is from before: {saved[-1]}" if saved else "no checkpoint had been written"
+        raise DivergedError(
+            f"the loss became NaN or infinite at step {step} (epoch {self.state.position.epoch + 1}); {kept}. "
+            "Try a lower --lr, a longer --warmup-epochs, or --precision float32"
+        )
+
+    def save(self) -> None:
+        """A checkpoint of this instant, unless the loss was not a number by now."""
+        if self.checkpoints is None:
+            return
+        assert isinstance(self.method, nn.Module)
+        contents = snapshot(self.state, self.method, self.optimizer, self.log)
+        self.finite(contents["window"])
+        self.checkpoints.save(contents, step=self.state.position.step)
+        self.last_saved = time.monotonic()
+
+    def interrupted(self) -> Interrupted:
+        """What to say when the run is stopped from outside."""
+        where = f"stopped after step {self.state.position.step} of {self.epochs * self.steps_per_epoch}"
+        if self.checkpoints is None:
+            return Interrupted(f"{where}; nothing was saved")
+        run = shlex.quote(str(self.checkpoints.run))
+        return Interrupted(f"{where}, all of it saved. Go on with:\n  co2ssl pretrain --resume {run}")
+
+    def end_epoch(self, epoch: int) -> None:
+        """Event, measurement and checkpoint after ``epoch`` epochs."""
+        self.progress.end_epoch(epoch, self.record("epoch", self.state.epoch))
+        last = epoch == self.epochs
+        every = self.rhythm.probe_every
+        if self.probes and every and (last or epoch % every == 0):
+            self.measure(epoch)
+        self.state.position = self.state.position.after_epoch()
+        if last or epoch % self.rhythm.checkpoint_every == 0:
+            self.save()
+
+    def measure(self, epoch: int) -> None:
+        """Let the probes look at the encoder. Whether they do changes nothing in the training."""
+        if is_main():
+            values: dict[str, object] = {"step": self.state.position.step, "epoch": epoch}
+            self.method.encoder.eval()
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                for probe in self.probes:
+                    values.update(probe(self.state.position.step, self.method.encoder))
+            self.log.write("probe", values)
+            if "warning" in values:
+                self.progress.message(f"warning: {values['warning']}")
+        barrier()
+
+
+def gathered(update: Update) -> Update:
+    """The update of a micro-batch with the rows of every process, in rank order: the order of the global batch."""
+    return {name: gather(value) for name, value in update.items()}
+
+
+def _in_parallel(method: nn.Module) -> DistributedDataParallel:
+    """The method with its gradients averaged over processes. Buffers stay: they may be large, and are equal by seed."""
+    with warnings.catch_warnings():
+        # The new name of the argument is unknown to the older versions of torch that are supported.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False)

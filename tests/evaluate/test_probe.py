@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from co2ssl.evaluate.features import EvaluationError, extract
+from co2ssl.evaluate.knn import knn
+from co2ssl.evaluate.probe import knn_probe, probe_split, spread_probe
+from tests.evaluate.fakes import Images, Net
+
+
+def test_the_split_is_a_seeded_share_of_every_class_cut_in_two() -> None:
+    source = Images([0] * 100 + [1] * 40 + [2] * 5 + [3], ("a", "b", "c", "d"))
+    assert source.labels is not None
+    bank, queries = probe_split(source, share=0.1, most_images=1000, seed=0)
+    assert np.bincount(source.labels[bank], minlength=4).tolist() == [5, 2, 1, 1]
+    assert np.bincount(source.labels[queries], minlength=4).tolist() == [5, 2, 1, 0]
+    assert not set(bank) & set(queries)
+    assert (np.diff(bank) > 0).all()
+    assert (np.diff(queries) > 0).all()
+    again = probe_split(source, share=0.1, most_images=1000, seed=0)
+    assert np.array_equal(again[0], bank)
+    assert not np.array_equal(probe_split(source, share=0.1, most_images=1000, seed=1)[0], bank)
+
+
+def test_the_split_keeps_to_its_limit() -> None:
+    source = Images([0, 1] * 200, ("a", "b"))
+    bank, queries = probe_split(source, share=0.5, most_images=40, seed=0)
+    assert len(bank) + len(queries) == 40
+
+
+def test_the_probe_is_knn_between_the_two_halves() -> None:
+    source = Images([0, 1, 2] * 40, ("a", "b", "c"), noise=90)
+    assert source.labels is not None
+    net = Net()
+    found = knn_probe(source, image_size=8, share=0.5, seed=3)(17, net)
+    bank, queries = probe_split(source, share=0.5, most_images=10_000, seed=3)
+    everything = extract(net.backbone, source, image_size=8)
+    expected = knn(everything.rows(torch.from_numpy(bank)), everything.rows(torch.from_numpy(queries)))
+    assert found == {"top1": expected["top1"], "top5": 1.0}
+    assert isinstance(found["top1"], float)
+    assert 0.4 < found["top1"] <= 1
+
+
+def test_the_probes_leave_the_encoder_as_it_was() -> None:
+    source, net = Images([0, 1, 2] * 20, ("a", "b", "c")), Net()
+    net.train()
+    before = copy.deepcopy(net.state_dict())
+    random = torch.get_rng_state()
+    for probe in (knn_probe(source, image_size=8), spread_probe(source, image_size=8)):
+        first, second = probe(0, net), probe(1, net)
+        assert first == second
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_data_on_which_knn_cannot_be_watched() -> None:
+    with pytest.raises(EvaluationError, match="no labels"):
+        knn_probe(Images(None, None, num_images=9), image_size=8)
+    with pytest.raises(EvaluationError, match="no image of 'b'"):
+        knn_probe(Images([0, 0, 2, 2], ("a", "b", "c")), image_size=8)
+    with pytest.raises(EvaluationError, match="two images"):
+        knn_probe(Images([0, 1], ("a", "b")), image_size=8)
+
+
+def test_a_network_without_backbone_is_a_mistake_of_the_caller() -> None:
+    probe = knn_probe(Images([0, 1] * 10, ("a", "b")), image_size=8)
+    with pytest.raises(TypeError, match=r"no \.backbone"):
+        probe(0, torch.nn.Linear(3, 3))
+
+
+def test_spread_needs_no_labels_and_warns_when_embeddings_collapse() -> None:
+    source, net = Images(None, None, num_images=60), Net()
+    fine = spread_probe(source, image_size=8)(0, net)
+    assert set(fine) == {"spread", "effective_rank"}
+    with torch.no_grad():
+        net.head.weight.zero_()
+    collapsed = spread_probe(source, image_size=8)(0, net)
+    assert isinstance(collapsed["warning"], str)
+    assert isinstance(collapsed["spread"], float)
+    assert isinstance(fine["spread"], float)
+    assert collapsed["spread"] < 1e-3 < fine["spread"]
+
+
+def test_spread_is_of_a_seeded_sample() -> None:
+    source, net = Images(None, None, num_images=60), Net()
+    first = spread_probe(source, image_size=8, num_images=10, seed=0)(0, net)
+    assert spread_probe(source, image_size=8, num_images=10, seed=0)(5, net) == first
+    assert spread_probe(source, image_size=8, num_images=10, seed=1)(0, net) != first
