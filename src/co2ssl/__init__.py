@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from co2ssl.version import __version__
+
 if TYPE_CHECKING:
     from co2ssl.api import load_encoder as load_encoder
     from co2ssl.api import pretrain as pretrain
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from co2ssl.losses import consistency as consistency
     from co2ssl.losses import contrastive_loss as contrastive_loss
     from co2ssl.losses import info_nce as info_nce
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Contrast": "co2ssl.losses",

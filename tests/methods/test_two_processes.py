@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from co2ssl import distributed
 from co2ssl.data.batch import Batch
@@ -19,10 +16,12 @@ from co2ssl.methods.method import Method
 from co2ssl.methods.moco import MoCo
 from co2ssl.methods.simclr import SimCLR
 from co2ssl.train.loop import gathered
+from co2ssl.train.steps import in_parallel
 from tests.parity import scenario
 from tests.processes import ProcessPair
 
-STEPS, ROWS = 20, 8
+# Enough rows for a batch-norm group, and a learning rate at which rounding is not blown up over the steps.
+STEPS, ROWS, LR = 20, 16, 0.01
 
 
 def build(name: str, batch_norm: BatchNormKind, groups: int) -> Method:
@@ -31,7 +30,7 @@ def build(name: str, batch_norm: BatchNormKind, groups: int) -> Method:
     head = linear_head(width, 8) if name == "moco" else mlp_head(width, width, 8, batch_norm=True)
     encoder = Encoder(backbone, head).double()  # type: ignore[arg-type]
     scenario.fill(encoder)
-    convert_batch_norm(encoder, batch_norm, groups=groups)
+    convert_batch_norm(encoder, batch_norm, groups=groups if batch_norm == "split" else 1)
     if name == "simclr":
         return SimCLR(encoder).double()
     # A queue that the batch does not divide, so that the ring wraps in the middle of one.
@@ -49,13 +48,15 @@ def train(name: str, batch_norm: BatchNormKind, groups: int) -> dict[str, Tensor
     method = build(name, batch_norm, groups)
     assert isinstance(method, nn.Module)
     parallel = distributed.world_size() > 1
-    forward: Any = DistributedDataParallel(method, broadcast_buffers=False) if parallel else method
+    forward = in_parallel(method) if parallel else method
     objective = Objective(temperature=0.2, consistency_weight=2.0, consistency_temperature=0.1)
-    optimizer = torch.optim.SGD(method.encoder.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(method.encoder.parameters(), LR, momentum=0.9, weight_decay=1e-4)
     losses = []
     for number in range(STEPS):
         index = torch.arange(ROWS) + ROWS * number
-        batch = this_process(Batch(views=scenario.views(number), index=index, label=None, step=number, epoch=0))
+        batch = this_process(
+            Batch(views=scenario.views(number, rows=ROWS), index=index, label=None, step=number, epoch=0)
+        )
         step = forward(batch)
         sums = objective(step.comparisons)
         rows = distributed.all_reduce_sum(torch.tensor(float(sums.count), dtype=torch.float64))
@@ -87,5 +88,5 @@ def test_two_processes_equal_one(
         assert result.keys() == expected.keys()
         for key, value in expected.items():
             if running not in key:
-                assert torch.allclose(result[key].double(), value.double(), rtol=0, atol=1e-9), key
+                assert torch.allclose(result[key].double(), value.double(), rtol=1e-9, atol=1e-9), key
     assert bool((expected["losses"][1:] != expected["losses"][:-1]).all())

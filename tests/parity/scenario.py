@@ -27,9 +27,9 @@ def fill(module: nn.Module) -> None:
             parameter.copy_(wave * scale * (0.2 if parameter.dim() == 1 else 1.0) + float(parameter.dim() == 1))
 
 
-def views(step: int) -> tuple[Tensor, Tensor]:
-    """Two views (ROWS, 3, 8, 8): a wave per image, and the same wave shifted."""
-    grid = torch.arange(ROWS * 3 * 8 * 8, dtype=torch.float64).reshape(ROWS, 3, 8, 8)
+def views(step: int, *, rows: int = ROWS) -> tuple[Tensor, Tensor]:
+    """Two views (rows, 3, 8, 8): a wave per image, and the same wave shifted."""
+    grid = torch.arange(rows * 3 * 8 * 8, dtype=torch.float64).reshape(rows, 3, 8, 8)
     return torch.sin(grid * 0.37 + step), torch.sin(grid * 0.37 + step + 0.3)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from co2ssl import __version__
 from co2ssl.api import runs
 from co2ssl.api.build import build_device
 from co2ssl.api.evaluation import PIXELS, UNTRAINED, Representation, representation
@@ -27,6 +26,7 @@ from co2ssl.evaluate.linear import linear_lbfgs
 from co2ssl.report.neighbours import NeighbourGrid, choose_queries, neighbour_grid
 from co2ssl.report.page import TableRow, write_report
 from co2ssl.train.checkpoint import write_atomically
+from co2ssl.version import __version__
 
 RECIPE = "moco-v2-demo"
 RESULTS = "demo.json"

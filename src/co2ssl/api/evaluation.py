@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from co2ssl import __version__
 from co2ssl.api.build import build_backbone, build_device, evaluation_resize
 from co2ssl.api.runs import load_encoder, read_run
 from co2ssl.config import RunOptions, usable_cores
@@ -21,6 +20,7 @@ from co2ssl.evaluate.features import Features, extract, raw_pixels
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
 from co2ssl.evaluate.linear import linear_lbfgs
 from co2ssl.train.checkpoint import write_atomically
+from co2ssl.version import __version__
 
 PIXELS = "pixels:"
 UNTRAINED = "untrained:"

@@ -24,6 +24,7 @@ from co2ssl.api.build import (
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.runs import Run
 from co2ssl.config import (
+    DEFAULT_RECIPE,
     DataRecord,
     Machine,
     Origin,
@@ -51,7 +52,6 @@ from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress
 from co2ssl.train.schedule import learning_rate_schedule
 
-DEFAULT_RECIPE = "moco-v2+co2"
 SAMPLED_SIZES = 64
 """Images whose size ``auto`` looks at."""
 Say = Callable[[str], None]

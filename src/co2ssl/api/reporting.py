@@ -6,11 +6,11 @@ import platform
 
 import torch
 
-from co2ssl import __version__
 from co2ssl.api import runs
 from co2ssl.api.runs import Run
 from co2ssl.config import duration, usable_cores
 from co2ssl.report.page import RunSummary, read_metrics, write_report
+from co2ssl.version import __version__
 
 
 def hardware() -> str:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from co2ssl import __version__
 from co2ssl.errors import UsageError, UserError
+from co2ssl.version import __version__
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from co2ssl.cli.options import Option, parse
 from co2ssl.errors import UsageError
-
-PROTOCOLS = ("knn", "linear")
+from co2ssl.evaluate import PROTOCOLS
 
 
 def run(words: list[str]) -> None:
@@ -20,7 +19,9 @@ def run(words: list[str]) -> None:
         raise UsageError(f"there is no protocol {words[0]!r}.{hint} Protocols: {', '.join(PROTOCOLS)}.")
     options = {
         "protocol": Option(
-            kind=Literal["knn", "linear"], help="Weighted kNN vote, or linear classifier.", positional=True
+            kind=cast("Any", Literal)[tuple(PROTOCOLS)],
+            help="; ".join(f"{name}: {what}" for name, what in PROTOCOLS.items()) + ".",
+            positional=True,
         ),
         "run": Option(
             kind=str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast, get_origin
 
 import tyro
 from pydantic import BaseModel
@@ -37,7 +37,9 @@ def parse(
     fields: list[Any] = []
     for name, option in options.items():
         kind = positional[option.kind] if option.positional else option.kind
-        annotated = cast("Any", Annotated)[kind, tyro.conf.arg(help=option.help)]
+        # A choice shows its words; anything else that goes by place shows its name.
+        metavar = name.upper() if option.positional and get_origin(option.kind) is not Literal else None
+        annotated = cast("Any", Annotated)[kind, tyro.conf.arg(help=option.help, metavar=metavar)]
         default = dataclasses.MISSING if option.default is REQUIRED else option.default
         fields.append((name, annotated, dataclasses.field(default=default)))
     shape = dataclasses.make_dataclass("Options", fields, kw_only=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from co2ssl.cli.options import Option, given, model_options, parse, value_of
-from co2ssl.config import Recipe, RunOptions, field_docs, load_recipe
+from co2ssl.config import DEFAULT_RECIPE, Recipe, RunOptions, field_docs, load_recipe
 
-DEFAULT_RECIPE = "moco-v2+co2"
 _EXAMPLES = [
     "co2ssl pretrain photos/ --out runs/photos                      # fitted to your images and machine",
     "co2ssl pretrain cifar10:data/ --out runs/c10 --recipe simclr-small-32+co2",

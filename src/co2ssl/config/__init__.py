@@ -4,6 +4,7 @@ from co2ssl.config.auto import Adapted, adapt, require_enough
 from co2ssl.config.cost import Machine, duration, host_memory, usable_cores
 from co2ssl.config.draft import Change
 from co2ssl.config.library import (
+    DEFAULT_RECIPE,
     About,
     Fact,
     Origin,
@@ -20,6 +21,7 @@ from co2ssl.config.recipe import Recipe, RunOptions, complaints
 from co2ssl.config.record import DataRecord, RunConfig, content_hash, read_run_config, resolve_options
 
 __all__ = [
+    "DEFAULT_RECIPE",
     "About",
     "Adapted",
     "Change",

@@ -22,7 +22,7 @@ class Batch:
             normalised as a method gets them (:meth:`to`).
         index: (N,) int64, the place of each image in the data set.
         label: (N,) int64, or None where the data has no labels. Methods never read it.
-        step: optimiser steps taken before this batch, over the whole run.
+        step: batches made before this one, over the whole run.
         epoch: epochs finished before this batch.
     """
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ def open_source(spec: str, split: str = "train") -> Source:
     if split not in SPLIT_FOLDERS:
         raise DataError(f"no split is called {split!r}; there are train and val")
     if spec == "demo":
-        return _demo(split)
+        return _demo(DEMO_IMAGES[split], split)
     prefix, colon, path = spec.partition(":")
     if colon and prefix in PREFIXES:
         return _cifar10(path, split)
@@ -183,11 +184,12 @@ class Subset:
         return _hash(np.frombuffer(self.source.fingerprint().encode(), dtype=np.uint8), self.indices)
 
 
-def _demo(split: str) -> Source:
-    """Drawn once and kept: an epoch then costs no drawing."""
+@lru_cache(maxsize=2)
+def _demo(num_images: int, split: str) -> Source:
+    """Drawn once in a process and kept: drawing an image takes several times longer than making its views."""
     from co2ssl.data.synthetic import Shapes
 
-    shapes = Shapes(DEMO_IMAGES[split], DEMO_SIZE, DEMO_SEED, split)
+    shapes = Shapes(num_images, DEMO_SIZE, DEMO_SEED, split)
     images = np.stack([shapes.load(index) for index in range(len(shapes))])
     return ArraySource(f"demo {split}", images, shapes.labels, shapes.classes)
 

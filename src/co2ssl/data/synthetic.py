@@ -164,7 +164,8 @@ def _coverage(label: int, centre: Floats, scale: Floats, turn: Floats, size: int
     distance = _distances()[label].ravel()[y.astype(np.int32) * _TABLE + x.astype(np.int32)]
     # One pixel of soft edge: half covered where the distance is zero.
     cover = np.float32(0.5) - distance * (scale * np.float32(size))[:, None, None]
-    return np.clip(cover, 0.0, 1.0, out=cover)
+    clipped: Floats = np.clip(cover, 0.0, 1.0, out=cover)
+    return clipped
 
 
 def _ground(rng: np.random.Generator, size: int) -> Floats:
@@ -173,7 +174,8 @@ def _ground(rng: np.random.Generator, size: int) -> Floats:
     along = np.linspace(0.0, 3.0, size, dtype=np.float32)
     weight = np.maximum(np.float32(0), 1 - np.abs(along[:, None] - np.arange(4, dtype=np.float32)))
     rows: Floats = (weight @ knots.reshape(4, 12)).reshape(size, 4, 3)
-    return weight @ rows
+    image: Floats = weight @ rows
+    return image
 
 
 def _lit(rng: np.random.Generator, image: Floats) -> NDArray[np.uint8]:
@@ -184,7 +186,8 @@ def _lit(rng: np.random.Generator, image: Floats) -> NDArray[np.uint8]:
     image += np.float32(0.5)
     image *= (1 + slope[0] * along[:, None] + slope[1] * along)[..., None]
     image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(_NOISE)
-    return np.clip(image * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(image * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+    return pixels
 
 
 @functools.cache

@@ -66,7 +66,8 @@ def contrast_operator(
     """Total (a sum, or (N,)), instance (N,), consistency (N,), above (N, M), and three gradients of the sum.
 
     ``others`` are the fields of :class:`Inputs` named by ``OTHERS``, an empty tensor standing for None (a list that
-    holds None cannot be differentiated through); ``settings`` are those of :class:`Settings`, ``needs`` of :class:`Needs`.
+    holds None cannot be differentiated through); ``settings`` are those of :class:`Settings`, ``needs`` of
+    :class:`Needs`.
     """
     inputs = _inputs(query, positive, negatives, others)
     now = Needs(needs[0], needs[1], needs[2] and summed)

@@ -1,6 +1,7 @@
 """GPU kernels of the loss: one sweep for the values, a second that forms the final weights and multiplies with them.
 
-Scores are never written to memory. ``warm`` is one over the instance loss's temperature, ``cool`` over the consistency's. Everything is accumulated in float32 with a running maximum. Where query, positive
+Scores are never written to memory. ``warm`` is one over the instance loss's temperature, ``cool`` one over the
+consistency's. Everything is accumulated in float32 with a running maximum. Where query, positive
 and table are all of one 16-bit type the products run on it (and the weights are rounded to it, as the gradient is);
 otherwise they run in full float32.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from co2ssl.train.checkpoint import CheckpointFolder
 from co2ssl.train.log import MetricsLog, Tally, means
 from co2ssl.train.progress import Progress
 from co2ssl.train.state import DivergedError, Position, State, restore, snapshot
-from co2ssl.train.steps import Batches, check_steps, optimiser_steps
+from co2ssl.train.steps import Batches, check_steps, in_parallel, optimiser_steps
 from co2ssl.train.stop import Interrupted, any_process, stop_on_signals
 
 Precision: TypeAlias = Literal["float32", "bf16"]
@@ -109,7 +108,7 @@ def train(
         log.rewind(0)
     else:
         restore(saved, state, method, optimizer, log)
-    model = _in_parallel(method) if world_size() > 1 else method
+    model = in_parallel(method) if world_size() > 1 else method
     run = _Run(
         method=method,
         model=model,
@@ -270,7 +269,7 @@ class _Run:
         return Interrupted(f"{where}, all of it saved. Go on with:\n  co2ssl pretrain --resume {run}")
 
     def end_epoch(self, epoch: int) -> None:
-        """Event, measurement and checkpoint after ``epoch`` epochs."""
+        """Event, probes and checkpoint after ``epoch`` epochs."""
         self.progress.end_epoch(epoch, self.record("epoch", self.state.epoch))
         last = epoch == self.epochs
         every = self.rhythm.probe_every
@@ -297,11 +296,3 @@ class _Run:
 def gathered(update: Update) -> Update:
     """The update of a micro-batch with the rows of every process, in rank order: the order of the global batch."""
     return {name: gather(value) for name, value in update.items()}
-
-
-def _in_parallel(method: nn.Module) -> DistributedDataParallel:
-    """The method with its gradients averaged over processes. Buffers stay: they may be large, and are equal by seed."""
-    with warnings.catch_warnings():
-        # The new name of the argument is unknown to the older versions of torch that are supported.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        return DistributedDataParallel(method, broadcast_buffers=False)

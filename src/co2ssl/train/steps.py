@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Iterator, Sized
 from typing import Protocol
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from co2ssl.data.batch import Batch
 from co2ssl.errors import UsageError
@@ -57,3 +61,11 @@ def check_steps(method: Method, loader: Batches, *, accumulate: int) -> None:
             f"a step of {accumulate} batches does not fit an epoch of {loader.steps_per_epoch}: "
             "lower --accumulate or --batch-size"
         )
+
+
+def in_parallel(method: nn.Module) -> DistributedDataParallel:
+    """The method with its gradients averaged over processes. Buffers stay: they may be large, and are equal by seed."""
+    with warnings.catch_warnings():
+        # The new name of the argument is unknown to the older versions of torch that are supported.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False)

@@ -1,0 +1,138 @@
+"""The operator under torch.compile, autocast, DDP and a second derivative."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from co2ssl.losses import Contrast, contrastive_loss, operator
+from tests.losses.cases import CASES, leaves, unit
+from tests.processes import ProcessPair
+
+
+def loss_of(contrast: Contrast, **options: Any) -> Tensor:
+    return contrastive_loss(
+        contrast,
+        temperature=0.1,
+        consistency_weight=2,
+        consistency_temperature=0.2,
+        implementation="blocked",
+        **options,
+    ).total
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("case", ["table_with_ids", "joined", "draws_with_everything", "simclr"])
+def test_compiled_without_a_break_it_gives_the_same(case: str, reduction: str) -> None:
+    contrast, vectors = leaves(CASES[case]())
+    fields = {name: getattr(contrast, name) for name in contrast.__dataclass_fields__}
+
+    def total(*given: Tensor) -> Tensor:
+        named = dict(zip(("query", "positive", "negatives"), given, strict=True))
+        # Something for the compiler to do on both sides of the operator.
+        return loss_of(Contrast(**(fields | named)), reduction=reduction).square().sum()
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    values = [one(*vectors) for one in (compiled, total)]
+    torch.testing.assert_close(*values)
+    for ours, expected in zip(*(torch.autograd.grad(value, vectors) for value in values), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("needs_negatives", [True, False])
+def test_its_registration_is_sound(needs_negatives: bool) -> None:
+    """Schema, fake tensors and autograd registration, as PyTorch's own checker sees them."""
+    contrast, _ = leaves(CASES["table_with_ids"](), negatives=needs_negatives)
+    nothing = torch.empty(0, dtype=torch.float64)
+    assert contrast.row_id is not None
+    assert contrast.negative_id is not None
+    others = [nothing, contrast.row_id, contrast.negative_id, nothing, nothing, nothing, nothing]
+    settings = [0.1, 0.2, 1.0, 2.0, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    arguments = (contrast.query, contrast.positive[:, None], contrast.negatives, others, settings)
+    torch.library.opcheck(
+        operator.contrast_operator,
+        (*arguments, [True, True, needs_negatives], True, "blocked"),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+
+
+def test_under_autocast_it_stays_in_full_precision() -> None:
+    single = {name: getattr(CASES["table"](), name).float() for name in ("query", "positive", "negatives")}
+    contrast, vectors = leaves(Contrast(**single))
+    plain = loss_of(contrast)
+    for implementation in ("reference", "blocked"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = contrastive_loss(
+                contrast,
+                temperature=0.1,
+                consistency_weight=2,
+                consistency_temperature=0.2,
+                implementation=implementation,  # type: ignore[arg-type]
+            ).total
+        assert cast.dtype == torch.float32
+        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-6)
+        gradients, expected = (torch.autograd.grad(one, vectors, retain_graph=True) for one in (cast, plain))
+        for gradient, of_plain in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, of_plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_derivative_is_refused_also_where_it_would_only_be_missing() -> None:
+    contrast, (query, *_) = leaves(CASES["table"]())
+    (gradient,) = torch.autograd.grad(loss_of(contrast), query, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        (query.sum() + gradient.square().sum()).backward()
+
+
+def test_the_reference_has_a_second_derivative() -> None:
+    contrast, (query, *_) = leaves(CASES["table"]())
+    loss = contrastive_loss(contrast, temperature=0.5, consistency_weight=2, implementation="reference").total
+    (gradient,) = torch.autograd.grad(loss, query, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), query)
+    assert second.abs().max() > 0
+
+
+def test_no_gradient_is_computed_where_none_is_asked_for() -> None:
+    contrast, _ = leaves(CASES["table"]())
+    with torch.no_grad():
+        assert not loss_of(contrast).requires_grad
+    torch.testing.assert_close(loss_of(CASES["table"]()), loss_of(contrast).detach())
+
+
+def test_negatives_that_are_a_slice_of_a_larger_buffer() -> None:
+    wide = F.normalize(torch.randn(11, 2, 5, dtype=torch.float64), dim=2)
+    contrast = replace(CASES["table"](), negatives=wide[:, 1])
+    expected = loss_of(replace(contrast, negatives=wide[:, 1].contiguous()))
+    torch.testing.assert_close(loss_of(contrast), expected)
+
+
+def encoder_gradient(images: Tensor, rows: slice, *, parallel: bool) -> Tensor:
+    """Gradient of an encoder's weight by the mean loss over ``rows``."""
+    torch.manual_seed(0)
+    encoder: nn.Module = nn.Linear(7, 5).double()
+    if parallel:
+        encoder = DistributedDataParallel(encoder)
+    query = F.normalize(encoder(images[rows]), dim=1)
+    contrast = Contrast(query=query, positive=unit(6, 5, seed=2)[rows], negatives=unit(11, 5, seed=3))
+    loss_of(contrast).backward()
+    weight = next(encoder.parameters())
+    assert weight.grad is not None
+    return weight.grad
+
+
+def gradient_of_rank(images: Tensor) -> Tensor:
+    from co2ssl.distributed import rank
+
+    return encoder_gradient(images, slice(3 * rank(), 3 * rank() + 3), parallel=True)
+
+
+def test_under_ddp_two_processes_give_the_gradient_of_one(two_processes: ProcessPair) -> None:
+    images = torch.randn(6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    expected = encoder_gradient(images, slice(0, 6), parallel=False)
+    for gradient in two_processes(gradient_of_rank, images):
+        torch.testing.assert_close(gradient, expected)
