@@ -64,13 +64,10 @@ def entries_of(contrast: Contrast, row: int) -> list[tuple[Tensor, bool]]:
     """A row's entries, one by one, each with whether it joins the numerator."""
     entries = []
     for place in range(contrast.num_negatives):
-        if contrast.negative_index is not None:
-            in_table = int(contrast.negative_index[row, place])
-        else:
-            in_table = place
-        if contrast.row_id is not None and contrast.negative_id is not None:
-            if int(contrast.row_id[row]) == int(contrast.negative_id[in_table]):
-                continue
+        in_table = place if contrast.negative_index is None else int(contrast.negative_index[row, place])
+        ids = contrast.row_id, contrast.negative_id
+        if ids[0] is not None and ids[1] is not None and int(ids[0][row]) == int(ids[1][in_table]):
+            continue
         if contrast.valid is not None and not bool(contrast.valid[row, place]):
             continue
         own = contrast.negatives.dim() == 3
@@ -150,7 +147,7 @@ def loop_semi_hard_triplet(embeddings: Tensor, identity: Tensor, margin: float) 
             if positive == anchor or identity[positive] != identity[anchor]:
                 continue
             beyond = [one for one in negatives if one > distance[positive]]
-            chosen = min(beyond, key=float) if beyond else max(negatives, key=float)
+            chosen = torch.stack(beyond).min() if beyond else torch.stack(negatives).max()
             losses.append((margin + distance[positive] - chosen).clamp_min(0))
         rows.append(torch.stack(losses).mean())
     return torch.stack(rows)

@@ -80,7 +80,7 @@ def test_the_sweep_over_a_constant_table(
                 consistency_weight=ALPHA,
                 consistency_temperature=temperature / 2,
                 direction=direction,
-                implementation=implementation,  # type: ignore[arg-type]
+                implementation=implementation,
             )
         results.append((loss.instance, loss.consistency, loss.top1, *torch.autograd.grad(loss.total, vectors)))
     for ours, expected in zip(*reversed(results), strict=True):

@@ -24,9 +24,9 @@ def test_semi_hard_triplet_is_that_of_the_loops(seed: int) -> None:
 
 
 def test_where_no_negative_lies_beyond_the_positive_the_farthest_is_taken() -> None:
-    embeddings = torch.tensor([[0.0, 0], [3, 0], [1, 0], [2, 0]], dtype=torch.float64)
+    embeddings = torch.tensor([[0.0, 0], [3, 0], [1, 0], [2.2, 0]], dtype=torch.float64)
     rows = triplet_rows(Triplet(embeddings=embeddings, identity=torch.tensor([0, 0, 1, 1]), margin=0.5))
-    assert rows.loss[0] == pytest.approx(0.5 + 9 - 4)
+    assert rows.loss[0] == pytest.approx(0.5 + 9 - 2.2**2)
     assert rows.top1.tolist() == [False, False, False, False]
     assert rows.top5.all()
 

@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from co2ssl.api.build import (
     build_method,
     build_objective,
     build_views,
+    check_precision,
     check_size,
     evaluation_resize,
+    fast_bf16,
 )
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.runs import Run
@@ -132,6 +134,7 @@ def _new(
         if adapted.estimated_seconds is not None:
             say(f"  about {duration(adapted.estimated_seconds)} in all")
     check_size(resolved.recipe, source)
+    check_precision(options, device)
     spec = str(data) if str(data) == "demo" or ":" in str(data) else str(Path(data).resolve())
     config = RunConfig(
         resolved=resolved,
@@ -261,13 +264,9 @@ def _architecture(recipe: Recipe) -> str:
 
 
 def _machine(device: torch.device) -> Machine:
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        return Machine(
-            device="cuda", cores=usable_cores(), memory=properties.total_memory, fast_bf16=properties.major >= 8
-        )
-    kind = "mps" if device.type == "mps" else "cpu"
-    return Machine(device=kind, cores=usable_cores(), memory=host_memory())  # type: ignore[arg-type]
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host_memory()
+    kind = cast("Literal['cpu', 'cuda', 'mps']", device.type)
+    return Machine(device=kind, cores=usable_cores(), memory=memory, fast_bf16=fast_bf16(device))
 
 
 def _image_sizes(source: Source) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from co2ssl.losses.contrast import Clipped, Contrast, Cosine, Dot, Noise, Score
 from co2ssl.losses.contrastive import ContrastiveLoss, contrastive_loss
 from co2ssl.losses.info_nce import info_nce
 from co2ssl.losses.nce import estimate_log_normaliser, nce
+from co2ssl.losses.nt_xent import nt_xent, pair_contrast
 from co2ssl.losses.objective import LossSums, Objective
 from co2ssl.losses.prediction import Prediction, Triplet
 
@@ -27,4 +28,6 @@ __all__ = [
     "estimate_log_normaliser",
     "info_nce",
     "nce",
+    "nt_xent",
+    "pair_contrast",
 ]

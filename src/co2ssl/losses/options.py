@@ -48,3 +48,13 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 def kl_weights(direction: Direction) -> tuple[float, float]:
     """Weights of KL(P||Q) and KL(Q||P)."""
     return {"symmetric": (0.5, 0.5), "forward": (1.0, 0.0), "reverse": (0.0, 1.0)}[direction]
+
+
+def check_label_smoothing(value: float, *, joined: bool) -> None:
+    """Raise ValueError unless ``value`` is a share, and 0 where entries join the numerator."""
+    if not 0 <= value < 1:
+        raise ValueError(f"label_smoothing must be at least 0 and below 1, got {value!r}")
+    if value and joined:
+        raise ValueError(
+            "label_smoothing spreads the target over single classes; also_positive makes several the target"
+        )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from co2ssl.losses.options import NO_NEGATIVE
 from co2ssl.losses.scores import score_products, to_products
 from co2ssl.losses.settings import Inputs, Needs, Results, Settings, allocate
 from co2ssl.losses.terms import ConsistencyBlock, consistency_block, instance_block
@@ -33,6 +34,13 @@ class _Block:
     also: Tensor | None  # (R, K)
     swapped: bool
 
+    @property
+    def compared(self) -> Tensor | None:
+        """(R, K): entries of P and Q; None where every one is."""
+        if self.also is None:
+            return self.kept
+        return ~self.also if self.kept is None else self.kept & ~self.also
+
 
 def loss_by_rows(inputs: Inputs, settings: Settings, needs: Needs, *, row_weight: Tensor | None = None) -> Results:
     """Values of every row, and the gradient of sum_r row_weight[r] * total[r] (weight 1 by default).
@@ -45,6 +53,7 @@ def loss_by_rows(inputs: Inputs, settings: Settings, needs: Needs, *, row_weight
     """
     results = allocate(inputs, needs)
     for block in _blocks(inputs):
+        _require_negatives(block, settings)
         weight = None if row_weight is None else row_weight[block.rows].to(inputs.dtype)
         _add_block(block, inputs, settings, needs, results, weight)
     return results
@@ -89,6 +98,18 @@ def _load(inputs: Inputs, rows: slice | Tensor, table: Tensor, *, swapped: bool)
         also=None if inputs.also_positive is None else inputs.also_positive[rows],
         swapped=swapped,
     )
+
+
+def _require_negatives(block: _Block, settings: Settings) -> None:
+    """Raise ValueError for a row without any (on the CPU; its loss is NaN elsewhere)."""
+    counted = block.compared if settings.consistency_weight else block.kept
+    if counted is None or counted.device.type != "cpu":
+        return
+    empty = (~counted.any(dim=1)).nonzero()[:, 0]
+    if empty.numel():
+        place = int(empty[0])
+        row = block.rows.start + place if isinstance(block.rows, slice) else int(block.rows[place])
+        raise ValueError(NO_NEGATIVE.format(row=row))
 
 
 @dataclass
@@ -137,13 +158,10 @@ def _add_block(
 
 
 def _consistency(block: _Block, scores: Tensor, settings: Settings, needs: Needs) -> ConsistencyBlock:
-    kept = block.kept
-    if block.also is not None:
-        kept = ~block.also if kept is None else kept & ~block.also
     # P of a row is Q of its partner: the same scores, half a block away.
     of_positive = _swap(scores) if block.swapped else scores[:, 1:]
     through = not settings.detach_positive and (needs.positive or needs.negatives)
-    return consistency_block(scores[:, 0], of_positive, kept, settings, needs_positive=through)
+    return consistency_block(scores[:, 0], of_positive, block.compared, settings, needs_positive=through)
 
 
 def _join(gradient: _Gradient, consistency: ConsistencyBlock, settings: Settings) -> _Gradient:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from co2ssl.losses.contrast import Clipped, Contrast, Cosine
-from co2ssl.losses.options import Direction, compute_dtype, kl_weights
+from co2ssl.losses.options import Direction, check_label_smoothing, compute_dtype, kl_weights
 
 
 class Settings(NamedTuple):
@@ -46,6 +46,7 @@ class Settings(NamedTuple):
         noise_images: int = 0,
     ) -> Settings:
         """The settings of one comparison."""
+        check_label_smoothing(label_smoothing, joined=contrast.also_positive is not None)
         score = contrast.score
         forward_weight, reverse_weight = kl_weights(direction)
         return cls(

@@ -117,6 +117,7 @@ def _nce(
         drawn = torch.full_like(scores[:, :1], scores.shape[1])
     else:
         drawn = kept.sum(dim=1, keepdim=True).to(scores.dtype)
+        drawn = drawn.masked_fill(drawn == 0, torch.nan)
     log_noise = drawn.log() - math.log(settings.noise_images)
     pair = log_noise + log_normaliser - pairs / settings.temperature
     entries = scores / settings.temperature - (log_normaliser + log_noise)
