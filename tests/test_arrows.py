@@ -48,8 +48,8 @@ def arrows() -> list[tuple[str, str]]:
     pairs = []
     for name, path in found.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for target in imported(tree, name, is_package=path.name == "__init__.py", known=set(found)):
-            pairs.append((name, target))
+        targets = imported(tree, name, is_package=path.name == "__init__.py", known=set(found))
+        pairs.extend((name, target) for target in targets)
     return pairs
 
 

@@ -271,15 +271,29 @@ def test_bf16_is_refused_where_it_would_be_imitated(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal on POSIX")
-def test_ctrl_c_leaves_a_whole_checkpoint_and_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_a_whole_checkpoint_and_says_how_to_go_on(
+    images: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "co2ssl", "pretrain", str(images), "--out", str(out), *RECIPE, *tiny(epochs=100_000)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    words = [
+        sys.executable,
+        "-m",
+        "co2ssl",
+        "pretrain",
+        str(images),
+        "--out",
+        str(out),
+        *RECIPE,
+        *tiny(epochs=100_000, workers=1),
+    ]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = out / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.is_file() and metrics.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    # As a terminal and a cluster do it: to every process of the job, the data workers too.
+    os.killpg(process.pid, number)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130, text
     assert "Traceback" not in text

@@ -130,7 +130,7 @@ class TwoWeighted(FakeMethod):
 
 
 class InBatchIds(FakeMethod):
-    """CPC and SimCLR: the candidates are this batch's own vectors and carry gradient; ids say which are the row's own."""
+    """CPC and SimCLR: the candidates are this batch's own vectors and carry gradient; ids mark the row's own."""
 
     in_batch = True
 

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from co2ssl.data.batch import Batch
@@ -40,9 +42,11 @@ def off(ours: Tensor, theirs: list[Any]) -> float:
 
 @pytest.mark.parametrize("case", ["moco", "moco-v2"])
 def test_ten_steps_equal_the_original(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        moco_module, "step_permutation", lambda seed, *, step, length: scenario.permutation(step, length).numpy()
-    )
+    def shared_permutation(_: int, *, step: int, length: int) -> NDArray[np.int64]:
+        permutation: NDArray[np.int64] = scenario.permutation(step, length).numpy()
+        return permutation
+
+    monkeypatch.setattr(moco_module, "step_permutation", shared_permutation)
     expected = FIXTURE["cases"][case]
     method = our_moco(mlp=case == "moco-v2")
     objective = Objective(temperature=scenario.TEMPERATURE)

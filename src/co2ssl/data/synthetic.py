@@ -3,8 +3,8 @@
 The class is the shape. Everything else that could give an image away is either the same in every class or drawn
 afresh for every single shape: its colour, its polarity against the ground, its size and its place. So no mean colour
 and no position tells the class, while two crops of one image share little *but* the shape, which is what contrastive
-learning keeps. Shapes of all classes have the same area, so brightness and contrast are alike too. They stand nearly
-upright: MoCo v2's views never turn an image, and a slant is what tells a post from a dash.
+learning keeps. Shapes of all classes have the same area, so contrast is nearly alike too (they overlap unequally).
+They stand nearly upright: MoCo v2's views never turn an image, and a slant is what tells a post from a dash.
 
 Image ``i`` is a pure function of (seed, split, i, size). Its geometry and colours do not depend on the size: a larger
 size is the same picture seen more sharply.
@@ -45,7 +45,7 @@ _VERSION = 1
 _GRID = 5
 # How far a shape strays from its cell's centre, in cells.
 _JITTER = 0.3
-# Half the side of the square of a shape's own area, in cells.
+# A shape's scale, in cells: its area is _AREA times the square of this.
 _RADIUS = (0.45, 0.55)
 # How far a shape turns either way, in radians.
 _TURN = 0.12
@@ -57,7 +57,7 @@ _CONTRAST = (0.7, 1.0)
 _SLOPE = 0.2
 _NOISE = 0.02
 
-# Every shape's area, in units of the distance table.
+# The area every shape is brought to, in units of the distance table, before the scale.
 _AREA = 2.4
 # A shape's distance table is _TABLE x _TABLE samples of the square [-_EXTENT, _EXTENT]^2.
 _TABLE = 128

@@ -25,6 +25,8 @@ PREFETCHED_BATCHES = 2
 # fork: there the default of Python, a fresh interpreter, is kept.
 _START_METHOD = "fork" if sys.platform.startswith("linux") else None
 
+_FOR_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGTERM)
+
 
 class WorkerError(UserError):
     """A worker process died."""
@@ -85,9 +87,9 @@ class Workers(Generic[Task, Made]):
                 prefetch_factor=PREFETCHED_BATCHES,
                 persistent_workers=True,
             )
-        # Ctrl-C reaches every process of a terminal. It is for the main one; the mask holds it back from workers until
-        # they ignore it themselves.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job. Both are for the
+        # main one, which ends the workers; the mask holds them back from workers until they ignore them themselves.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_MAIN_PROCESS)
         try:
             return iter(self._loader)
         finally:
@@ -117,6 +119,7 @@ def _unchanged(made: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _FOR_THE_MAIN_PROCESS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
