@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 # A run that takes about a second: a network of an eighth of the width on 16-pixel images.
-TINY = {
+TINY: dict[str, Any] = {
     "width": 0.125,
     "image_size": 16,
     "batch_size": 8,

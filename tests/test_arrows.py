@@ -45,7 +45,7 @@ def imported(tree: ast.AST, module: str, *, is_package: bool, known: set[str]) -
 
 def arrows() -> list[tuple[str, str]]:
     found = modules()
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for name, path in found.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         targets = imported(tree, name, is_package=path.name == "__init__.py", known=set(found))

@@ -213,7 +213,7 @@ def test_every_fake_is_a_method_and_forward_changes_nothing(kind: type[FakeMetho
 
 
 @pytest.mark.parametrize("kind", [MoCo, SimCLR])
-def test_the_real_methods_satisfy_the_protocol(kind: type[nn.Module]) -> None:
+def test_the_real_methods_satisfy_the_protocol(kind: type[MoCo | SimCLR]) -> None:
     for name in ("forward", "commit", "begin", "begin_epoch"):
         assert callable(getattr(kind, name))
     assert isinstance(kind.in_batch, bool)

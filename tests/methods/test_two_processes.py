@@ -26,9 +26,9 @@ STEPS, ROWS, LR = 20, 16, 0.01
 
 def build(name: str, batch_norm: BatchNormKind, groups: int) -> Method:
     backbone = scenario.backbone()
-    width = int(backbone.num_features)  # type: ignore[arg-type]
+    width = int(backbone.num_features)
     head = linear_head(width, 8) if name == "moco" else mlp_head(width, width, 8, batch_norm=True)
-    encoder = Encoder(backbone, head).double()  # type: ignore[arg-type]
+    encoder = Encoder(backbone, head).double()
     scenario.fill(encoder)
     convert_batch_norm(encoder, batch_norm, groups=groups if batch_norm == "split" else 1)
     if name == "simclr":

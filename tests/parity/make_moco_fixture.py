@@ -1,7 +1,7 @@
 """Run facebookresearch/moco's own ``moco/builder.py`` on the CPU and write down the numbers it gives.
 
     git clone https://github.com/facebookresearch/moco /tmp/moco
-    python tests/parity/make_moco_fixture.py /tmp/moco > tests/parity/moco_fixture.json
+    python -m tests.parity.make_moco_fixture /tmp/moco > tests/parity/moco_fixture.json
 
 Its ``main`` is empty since February 2026, so the file is read at commit 0d6137a. Set aside, and nothing else: its
 ``.cuda()`` calls (made to do nothing), its NCCL process group (a gloo group of this one process), its ``randperm`` (the
@@ -22,8 +22,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-import scenario
+from tests.parity import scenario
 
 COMMIT = "0d6137a6e66236fe8b3d6258326b51b4bb52d60f"
 
@@ -37,7 +36,8 @@ class TinyResNet(nn.Module):
         self.fc = nn.Linear(self.backbone.num_features, num_classes, dtype=torch.float64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.backbone(images))
+        logits: torch.Tensor = self.fc(self.backbone(images))
+        return logits
 
 
 def original_builder(clone: Path) -> types.ModuleType:
@@ -93,7 +93,7 @@ def main() -> None:
     header = {
         "source": "facebookresearch/moco, moco/builder.py",
         "commit": COMMIT,
-        "made_by": "tests/parity/make_moco_fixture.py",
+        "made_by": "python -m tests.parity.make_moco_fixture",
         "torch": torch.__version__.split("+")[0],
         "dtype": "float64",
         "set_aside": [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from co2ssl.encoders.resnet import resnet
+from co2ssl.encoders.resnet import ResNet, resnet
 
 STEPS, ROWS, QUEUE, DIM = 10, 8, 24, 8
 KEEP, TEMPERATURE = 0.99, 0.07
 LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 0.0001
 
 
-def backbone() -> nn.Module:
+def backbone() -> ResNet:
     """A ResNet-18 that starts with one channel, in float64."""
     return resnet("resnet18", width=1 / 64, stem="small").double()
 

@@ -29,7 +29,7 @@ def our_moco(*, mlp: bool) -> MoCo:
     width = backbone.num_features
     assert isinstance(width, int)
     head = mlp_head(width, width, scenario.DIM) if mlp else linear_head(width, scenario.DIM)
-    encoder = Encoder(backbone, head).double()  # type: ignore[arg-type]
+    encoder = Encoder(backbone, head).double()
     scenario.fill(encoder)
     method = MoCo(encoder, queue_size=scenario.QUEUE, ema_keep=scenario.KEEP, permute_keys=True, seed=0).double()
     method.queue.keys.copy_(scenario.start_queue())

@@ -37,7 +37,7 @@ def by_hand(steps: int, accumulate: int) -> TinyMethod:
         sums = [OBJECTIVE(step.comparisons) for step in taken]
         loss = torch.stack([each.total for each in sums]).sum() / sum(each.count for each in sums)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         method.commit([step.update for step in taken])
     return method

@@ -40,4 +40,4 @@ def update_momentum(copied: nn.Module, source: nn.Module, ema_keep: float) -> No
     if len(old) != len(new):
         raise ValueError(f"the copy has {len(old)} parameters and the source {len(new)}: make it with momentum_copy")
     if old:
-        get_ema_multi_avg_fn(ema_keep)(old, new, 0)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(ema_keep)(old, new, 0)

@@ -191,7 +191,7 @@ class _Run:
                 with self.autocast():
                     step = self.model(batch.to(self.device, dtype=dtype))
                 sums = self.objective(step.comparisons)
-                sums.total.backward()  # type: ignore[no-untyped-call]
+                sums.total.backward()
             updates.append(step.update)
             rows += sums.count
             self.state.count(sums, images=len(batch.index))
