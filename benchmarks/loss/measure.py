@@ -79,10 +79,10 @@ def _peak_of_child(kind: str, sizes: Sizes, contender: str, threads: int) -> int
 def _child(given: str) -> None:
     kind, rows, negatives, draws, contender, threads = json.loads(given)
     torch.set_num_threads(threads)
-    runs = KINDS[kind](Sizes(rows, negatives, draws))
     # Libraries allocate on first use: both children have used them.
-    square = torch.rand(256, 256, requires_grad=True)
-    torch.autograd.backward((square @ square).log_softmax(1).sum())
+    for run in KINDS[kind](Sizes(8, 64, min(draws, 8))).values():
+        run()
+    runs = KINDS[kind](Sizes(rows, negatives, draws))
     if contender:
         runs[contender]()
     print(peak_bytes())
@@ -102,7 +102,13 @@ def peak_bytes() -> int:
 @contextmanager
 def memory_under_load() -> Iterator[None]:
     """While another process streams through a gigabyte of memory."""
-    code = "import torch; torch.set_num_threads(1); a = torch.zeros(1 << 27); b = torch.zeros(1 << 27)\nwhile True: a.copy_(b)"
+    code = """
+import torch
+torch.set_num_threads(1)
+source, target = torch.zeros(1 << 27), torch.zeros(1 << 27)
+while True:
+    target.copy_(source)
+"""
     process = subprocess.Popen([sys.executable, "-c", code])
     time.sleep(5)
     try:

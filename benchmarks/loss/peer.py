@@ -33,7 +33,8 @@ for repeat in range(repeats + 1):
     (loss(query, key) + term).backward()
     if repeat:
         seconds.append(time.perf_counter() - start)
-print(json.dumps({"version": __version__, "all_ms": [1e3 * s for s in seconds], "term_has_gradient": term.requires_grad}))
+all_ms = [1e3 * one for one in seconds]
+print(json.dumps({"version": __version__, "all_ms": all_ms, "term_has_gradient": term.requires_grad}))
 """
 
 

@@ -32,8 +32,8 @@ RECIPE = "moco-v2-demo"
 RESULTS = "demo.json"
 QUERIES = 6
 IMAGES_NOTE = (
-    "Images are drawn by co2ssl: ten classes of textured shapes in clutter, whose colour, position, scale and light "
-    "say nothing about the class. No label was used in training."
+    "Images are drawn by co2ssl: each is crowded with copies of one of ten shapes, whose colour, position, scale and "
+    "light say nothing about the class. No label was used in training."
 )
 ACCURACY_NOTE = (
     "Accuracy is on {num_val:,} images that were not trained on, at the last epoch, from one seed: a difference of a "

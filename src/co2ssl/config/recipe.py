@@ -34,7 +34,7 @@ class Recipe(_Strict):
 
     method: MethodName
     """Contrastive method that makes the comparisons."""
-    arch: Literal["resnet18", "resnet34", "resnet50"]
+    arch: Literal["resnet10", "resnet18", "resnet34", "resnet50"]
     """Backbone, by torchvision's name."""
     # Below eight channels, torch 2.15's CPU backward pass of a strided 1x1 convolution in channels-last layout
     # writes outside its memory (seen with AVX2; 2 to 7 channels).

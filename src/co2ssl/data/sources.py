@@ -24,7 +24,7 @@ SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "valida
 PREFIXES = ("cifar10",)
 
 DEMO_IMAGES = {"train": 4_000, "val": 1_000}
-DEMO_SIZE = 40
+DEMO_SIZE = 32
 DEMO_SEED = 0
 
 

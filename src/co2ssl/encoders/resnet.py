@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 _Block: TypeAlias = type[BasicBlock] | type[Bottleneck]
 
 _LAYOUTS: dict[str, tuple[_Block, tuple[int, int, int, int]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
@@ -78,7 +79,7 @@ def resnet(arch: str, *, width: float = 1.0, stem: str = "imagenet") -> ResNet:
     """A ResNet backbone with freshly drawn weights (Kaiming normal, fan out).
 
     Args:
-        arch: "resnet18", "resnet34" or "resnet50".
+        arch: "resnet18", "resnet34", "resnet50", or "resnet10", which has one block a stage.
         width: factor on every channel count, the stem's included. 0.5 is CMC's half-width network; 2 and 3
             are the R50w2x and R50w3x of the paper's Table 1.
         stem: "imagenet" (7x7 stride 2, then max-pooling: total stride 32), "medium" (3x3 stride 2, no
