@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,25 +40,23 @@ print(json.dumps({"version": __version__, "all_ms": all_ms, "term_has_gradient":
 
 
 def time_lightly(*, repeats: int, threads: int, quick: bool) -> dict[str, Any]:
-    """Install the newest lightly beside this torch's version, and time it at MoCo's size."""
-    import torch
-
+    """Install the newest lightly beside the torch that is here, and time it at MoCo's size."""
     rows, negatives = (32, 2048) if quick else (256, 65536)
     with tempfile.TemporaryDirectory() as folder:
-        python = Path(folder) / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", folder], check=True)
-        # Beside the torch that is here: two builds of it would compare builds.
-        install = [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "lightly",
-            f"torch=={torch.__version__.split('+')[0]}",
-        ]
-        subprocess.run(install, check=True)
+        python = install_lightly(Path(folder))
         given = json.dumps([rows, negatives, repeats, threads])
         done = subprocess.run([str(python), "-c", SCRIPT, given], capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {"rows": rows, "negatives": negatives, **result}
+
+
+def install_lightly(folder: Path) -> Path:
+    """An environment in ``folder`` that adds lightly to this one's packages; its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    # The same build of torch: two builds would compare builds.
+    (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "lightly"], check=True)
+    return python

@@ -35,7 +35,7 @@ def test_classes_are_balanced() -> None:
     assert source.labels.dtype == np.int64
     assert np.bincount(source.labels).tolist() == [20] * len(CLASSES)
     assert source.classes == CLASSES
-    assert source.name(11) == "train/ring/000011"
+    assert source.describe(11) == "train/ring/000011"
 
 
 @pytest.mark.parametrize("size", [1, 16, 33, 96])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from co2ssl.losses import Contrast, contrastive_loss, operator
+from co2ssl.losses import Contrast, Dot, Objective, contrastive_loss, nt_xent, operator
 from tests.losses.cases import CASES, leaves, unit
 from tests.processes import ProcessPair
 
@@ -43,6 +43,22 @@ def test_compiled_without_a_break_it_gives_the_same(case: str, reduction: str) -
     torch.testing.assert_close(*values)
     for ours, expected in zip(*(torch.autograd.grad(value, vectors) for value in values), strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+def test_comparisons_may_be_made_inside_the_compiled_function() -> None:
+    weight = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    images, key, queue = unit(6, 7, seed=1), unit(6, 5, seed=2), unit(11, 5, seed=3)
+
+    def total() -> Tensor:
+        query = F.normalize(images @ weight.T, dim=1)
+        plain = Contrast(query=query, positive=key, negatives=queue)
+        scaled = Contrast(query=query, positive=key, negatives=queue, score=Dot(2.0))
+        objective = Objective(temperature=0.2, consistency_weight=1.0)
+        return objective([plain]).total + loss_of(scaled) + nt_xent(query, key, temperature=0.2)
+
+    compiled, eager = torch.compile(total, fullgraph=True, backend="aot_eager")(), total()
+    torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(*(torch.autograd.grad(one, weight)[0] for one in (compiled, eager)))
 
 
 @pytest.mark.parametrize("needs_negatives", [True, False])

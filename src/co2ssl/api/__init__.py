@@ -1,6 +1,6 @@
 """What the command line calls, and what ``import co2ssl`` offers: pretrain, evaluate, load_encoder, demo."""
 
-from co2ssl.api.demo import demo
+from co2ssl.api.demonstration import demo
 from co2ssl.api.evaluation import evaluate
 from co2ssl.api.pretraining import pretrain
 from co2ssl.api.runs import Run, load_encoder, read_run

@@ -23,7 +23,7 @@ def run(words: list[str]) -> None:
     )
     import sys
 
-    from co2ssl.api.demo import demo, in_words
+    from co2ssl.api.demonstration import demo, in_words
 
     quiet = values["quiet"]
 

@@ -15,8 +15,18 @@ CPU_SECONDS_PER_PIXEL = 1e-8
 FEATURES = {"resnet10": 512, "resnet18": 512, "resnet34": 512, "resnet50": 2048}
 """Features of a backbone of width 1."""
 
-_FORWARD_GMAC = {"resnet10": 0.9, "resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1}  # at 224 px, where the first stage works on 56 x 56
-_ACTIVATION_MEGABYTES = {"resnet10": 15.0, "resnet18": 25.0, "resnet34": 38.0, "resnet50": 90.0}  # the same, float32, kept for backward
+_FORWARD_GMAC = {
+    "resnet10": 0.9,
+    "resnet18": 1.8,
+    "resnet34": 3.7,
+    "resnet50": 4.1,
+}  # at 224 px, where the first stage works on 56 x 56
+_ACTIVATION_MEGABYTES = {
+    "resnet10": 15.0,
+    "resnet18": 25.0,
+    "resnet34": 38.0,
+    "resnet50": 90.0,
+}  # the same, float32, kept for backward
 _STEM_STRIDE = {"imagenet": 4, "medium": 2, "small": 1}
 
 

@@ -38,14 +38,17 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """What messages call it: a path, or a word."""
+        ...
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names in sorted order, or None without labels."""
+        ...
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Each image's place in ``classes``, (len,), or None."""
+        """(len,) int64 places in ``classes``, or None."""
+        ...
 
     def __len__(self) -> int:
         """How many images."""

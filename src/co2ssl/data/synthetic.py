@@ -74,8 +74,6 @@ class Shapes:
         split: "train", "val" or "test". Splits of one seed share no image.
     """
 
-    classes: tuple[str, ...] = CLASSES
-
     def __init__(self, num_images: int, size: int, seed: int, split: str = "train") -> None:
         if num_images < 1 or size < 1 or not 0 <= seed < 2**64:
             raise UsageError(
@@ -88,6 +86,8 @@ class Shapes:
         self.size = size
         self.seed = seed
         self.split = split
+        self.name = f"demo {split}"
+        self.classes = CLASSES
         self.labels: NDArray[np.int64] = np.arange(num_images, dtype=np.int64) % len(CLASSES)
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class Shapes:
         )
         return _draw(np.random.Generator(bits), index % len(CLASSES), self.size)
 
-    def name(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """What a report calls image ``index``."""
         return f"{self.split}/{CLASSES[index % len(CLASSES)]}/{index:06d}"
 

@@ -44,6 +44,13 @@ class Clipped:
 
 Score: TypeAlias = Cosine | Dot | Clipped
 
+_COSINE = Cosine()
+
+
+def _cosine() -> Score:
+    # A function that hands out one object: the class itself as the factory is beyond torch.compile.
+    return _COSINE
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -101,7 +108,7 @@ class Contrast:
     valid: Tensor | None = None
     also_positive: Tensor | None = None
     partner: Tensor | None = None
-    score: Score = field(default_factory=Cosine)
+    score: Score = field(default_factory=_cosine)
     noise: Noise | None = None
     weight: float = 1.0
 

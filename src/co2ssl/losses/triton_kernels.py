@@ -44,29 +44,16 @@ def _scores(left, right, scale):
     return tl.dot(left, tl.trans(right), input_precision="ieee") * scale
 
 
+# fmt: off
 @triton.jit
 def values_kernel(
-    query,
-    positive,
-    table,
-    row_id,
-    negative_id,
-    pair,
-    sums,
-    num_rows,
-    num_negatives,
-    width,
-    split_size,
-    scale,
-    warm,
-    cool,
-    has_ids: tl.constexpr,
-    consistent: tl.constexpr,
-    upcast: tl.constexpr,
-    block_n: tl.constexpr,
-    block_k: tl.constexpr,
-    block_d: tl.constexpr,
+    query, positive, table, row_id, negative_id, pair, sums,
+    num_rows, num_negatives, width, split_size,
+    scale, warm, cool,
+    has_ids: tl.constexpr, consistent: tl.constexpr,
+    upcast: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, block_d: tl.constexpr,
 ):
+    # fmt: on
     """Sums over one split of the table for R rows, written to ``sums`` (8, splits, N).
 
     In order: largest query score; sum of e^l; of e^b; of e^b delta; largest positive score; sum of e^a; of e^a delta;
@@ -123,25 +110,15 @@ def values_kernel(
     tl.store(out + 7 * stride, above, mask=inside)
 
 
+# fmt: off
 @triton.jit
 def _weights(
-    q,
-    p,
-    n,
-    kept,
-    facts,
-    rows,
-    num_rows,
-    scale,
-    warm,
-    cool,
-    alpha,
-    forward,
-    reverse,
-    instance: tl.constexpr,
-    consistent: tl.constexpr,
-    through_p: tl.constexpr,
+    q, p, n, kept, facts,
+    rows, num_rows,
+    scale, warm, cool, alpha, forward, reverse,
+    instance: tl.constexpr, consistent: tl.constexpr, through_p: tl.constexpr,
 ):
+    # fmt: on
     """(R, B) twice: gradient of the weighted total with respect to the products q.n and p.n.
 
     ``facts`` (6, N) holds for each row ln of InfoNCE's normaliser, ln Z_Q, ln Z_P, E_Q[delta], E_P[delta], its weight.
@@ -174,35 +151,16 @@ def _weights(
     return to_q, to_p
 
 
+# fmt: off
 @triton.jit
 def row_gradients_kernel(
-    query,
-    positive,
-    table,
-    row_id,
-    negative_id,
-    facts,
-    grad_query,
-    grad_positive,
-    num_rows,
-    num_negatives,
-    width,
-    split_size,
-    scale,
-    warm,
-    cool,
-    alpha,
-    forward,
-    reverse,
-    has_ids: tl.constexpr,
-    instance: tl.constexpr,
-    consistent: tl.constexpr,
-    through_p: tl.constexpr,
-    upcast: tl.constexpr,
-    block_n: tl.constexpr,
-    block_k: tl.constexpr,
-    block_d: tl.constexpr,
+    query, positive, table, row_id, negative_id, facts, grad_query, grad_positive,
+    num_rows, num_negatives, width, split_size,
+    scale, warm, cool, alpha, forward, reverse,
+    has_ids: tl.constexpr, instance: tl.constexpr, consistent: tl.constexpr, through_p: tl.constexpr,
+    upcast: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, block_d: tl.constexpr,
 ):
+    # fmt: on
     """What one split of the table gives back to R queries and positives, written to (splits, N, D) each."""
     rows = tl.program_id(0) * block_n + tl.arange(0, block_n)
     begin = tl.program_id(1) * split_size
@@ -244,33 +202,16 @@ def row_gradients_kernel(
         tl.store(grad_positive + place, back_p, mask=inside)
 
 
+# fmt: off
 @triton.jit
 def table_gradient_kernel(
-    query,
-    positive,
-    table,
-    row_id,
-    negative_id,
-    facts,
-    grad_table,
-    num_rows,
-    num_negatives,
-    width,
-    scale,
-    warm,
-    cool,
-    alpha,
-    forward,
-    reverse,
-    has_ids: tl.constexpr,
-    instance: tl.constexpr,
-    consistent: tl.constexpr,
-    through_p: tl.constexpr,
-    upcast: tl.constexpr,
-    block_n: tl.constexpr,
-    block_k: tl.constexpr,
-    block_d: tl.constexpr,
+    query, positive, table, row_id, negative_id, facts, grad_table,
+    num_rows, num_negatives, width,
+    scale, warm, cool, alpha, forward, reverse,
+    has_ids: tl.constexpr, instance: tl.constexpr, consistent: tl.constexpr, through_p: tl.constexpr,
+    upcast: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, block_d: tl.constexpr,
 ):
+    # fmt: on
     """What all rows give back to B negatives, written to (K, D)."""
     columns = tl.program_id(0) * block_k + tl.arange(0, block_k)
     n = _load_rows(table, columns, num_negatives, width, upcast, block_d)
