@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 
-.PHONY: help install demo test test-slow lint types format check clean
+.PHONY: help install demo test test-slow bench-loss lint types format check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,13 +21,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)  ## make .venv and install the package and its tools
 
 demo: $(INSTALLED)  ## train MoCo v2 without and with CO2 on embedded data; a table and a page, in four minutes
-	$(BIN)/co2ssl demo --out $(DEMO_OUT) --overwrite
+	$(BIN)/co2ssl demo --out $(DEMO_OUT)
 
 test: $(INSTALLED)  ## the ordinary test suite, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+bench-loss: $(INSTALLED)  ## time and memory of the loss beside the textbook; writes benchmarks/loss/*.json and a plot
+	$(BIN)/python -m benchmarks.loss.bench
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .

@@ -136,7 +136,7 @@ def fit(
     try:
         position = train(
             method,
-            OBJECTIVE,
+            lambda _: OBJECTIVE,
             loader,
             optimizer=made,
             learning_rate=learning_rate_schedule("cosine-step", lr=0.1, epochs=schedule_epochs, steps_per_epoch=steps),

@@ -49,7 +49,7 @@ def by_loop(run: Path, *, accumulate: int = 1, shares: tuple[int, ...] = ()) -> 
     log = MetricsLog(run / "metrics.jsonl")
     train(
         method,
-        OBJECTIVE,
+        lambda _: OBJECTIVE,
         TinyLoader(dtype=torch.float64, shares=shares),
         optimizer=build_optimizer("sgd", method, lr=1.0, momentum=0.9, weight_decay=1e-3),
         learning_rate=constant,
@@ -184,7 +184,7 @@ def test_bf16_runs_and_keeps_losses_and_weights_in_float32(tmp_path: Path) -> No
     log = MetricsLog(tmp_path / "metrics.jsonl")
     train(
         method,
-        OBJECTIVE,
+        lambda _: OBJECTIVE,
         TinyLoader(),
         optimizer=build_optimizer("sgd", method, lr=0.1, momentum=0.9, weight_decay=0.0),
         learning_rate=constant,
@@ -199,7 +199,7 @@ def test_bf16_runs_and_keeps_losses_and_weights_in_float32(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="mps"):
         train(
             method,
-            OBJECTIVE,
+            lambda _: OBJECTIVE,
             TinyLoader(),
             optimizer=build_optimizer("sgd", method, lr=0.1, momentum=0.9, weight_decay=0.0),
             learning_rate=constant,

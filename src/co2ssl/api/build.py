@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -106,15 +109,21 @@ def build_method(recipe: Recipe, *, seed: int) -> Method:
     )
 
 
-def build_objective(recipe: Recipe) -> Objective:
-    """Both terms with the recipe's temperatures and weight."""
-    return Objective(
+def build_objective(recipe: Recipe, *, steps_per_epoch: int) -> Callable[[int], Objective]:
+    """Both terms with the recipe's temperatures and weight, for each optimiser step, counted from 0."""
+    whole = Objective(
         temperature=recipe.temperature,
         consistency_weight=recipe.consistency_weight,
         consistency_temperature=recipe.consistency_temperature,
         direction=recipe.consistency_direction,
         detach_positive=recipe.detach_positive,
     )
+    ramp = recipe.consistency_ramp_epochs * steps_per_epoch
+
+    def at(step: int) -> Objective:
+        return whole if step >= ramp else replace(whole, consistency_weight=whole.consistency_weight * step / ramp)
+
+    return at
 
 
 def build_views(recipe: Recipe, method: Method) -> ViewRecipe:

@@ -187,12 +187,12 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
     loader = Loader(
         source, build_views(recipe, method), batch_size=recipe.batch_size, seed=options.seed, workers=workers
     )
-    steps_per_epoch = loader.steps_per_epoch // recipe.accumulate
+    steps_per_epoch = max(1, loader.steps_per_epoch // recipe.accumulate)
     log = MetricsLog(run.folder / runs.METRICS)
     try:
         train(
             method,
-            build_objective(recipe),
+            build_objective(recipe, steps_per_epoch=steps_per_epoch),
             loader,
             optimizer=build_optimizer(
                 recipe.optimizer,
@@ -205,7 +205,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
                 recipe.schedule,
                 lr=recipe.lr,
                 epochs=recipe.epochs,
-                steps_per_epoch=max(1, steps_per_epoch),
+                steps_per_epoch=steps_per_epoch,
                 warmup_epochs=recipe.warmup_epochs,
                 drop_epochs=recipe.drop_epochs,
                 drop_factor=recipe.drop_factor or 1.0,
@@ -213,7 +213,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
             epochs=recipe.epochs,
             device=device,
             log=log,
-            progress=Progress(epochs=recipe.epochs, steps_per_epoch=max(1, steps_per_epoch), quiet=quiet),
+            progress=Progress(epochs=recipe.epochs, steps_per_epoch=steps_per_epoch, quiet=quiet),
             precision=options.precision,
             accumulate=recipe.accumulate,
             probes=_probes(source, recipe, options, device),

@@ -18,7 +18,13 @@ from co2ssl.errors import UsageError
 CO2_SUFFIX = "+co2"
 DEFAULT_RECIPE = "moco-v2+co2"
 """What is run where no recipe is named, fitted to the images and the machine."""
-CO2_FIELDS = ("consistency_weight", "consistency_temperature", "consistency_direction", "detach_positive")
+CO2_FIELDS = (
+    "consistency_weight",
+    "consistency_temperature",
+    "consistency_ramp_epochs",
+    "consistency_direction",
+    "detach_positive",
+)
 """What the block ``co2`` of a recipe states; the block ``recipe`` states every other field."""
 _SECTIONS = ("about", "recipe", "co2")
 

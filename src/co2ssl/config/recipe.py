@@ -58,6 +58,8 @@ class Recipe(_Strict):
     """Weight of the consistency term L_con (paper: alpha); at 0 it is only monitored. Never changed by --auto."""
     consistency_temperature: Positive
     """Temperature of P and Q in the consistency term (paper: tau_con). Never changed by --auto."""
+    consistency_ramp_epochs: Annotated[int, Field(ge=0)]
+    """Epochs over which the consistency weight rises linearly from 0 (ours); 0: the whole weight from the start."""
     consistency_direction: Literal["symmetric", "forward", "reverse"]
     """Divergence of the consistency term: symmetric (the paper's), forward KL(P||Q), or reverse KL(Q||P)."""
     detach_positive: bool

@@ -50,6 +50,7 @@ class SimCLR(nn.Module):
         """
         embeddings = self.encoder(torch.cat(batch.views))  # (2N, D)
         first, second = embeddings.chunk(2)
+        rows = embeddings.shape[0]
         identity = batch.index.repeat(2)  # (2N,)
         contrast = Contrast(
             query=embeddings,
@@ -57,6 +58,8 @@ class SimCLR(nn.Module):
             negatives=gather_with_gradient(embeddings),
             row_id=identity,
             negative_id=gather(identity),
+            # P of a row is Q of its partner: the consistency term then costs no product more.
+            partner=torch.arange(rows, device=embeddings.device).roll(rows // 2),
         )
         return Step(comparisons=(contrast,))
 

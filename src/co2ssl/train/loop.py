@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from co2ssl.data.batch import Batch
 from co2ssl.distributed import all_reduce_sum, barrier, gather, is_main, world_size
 from co2ssl.errors import UsageError
-from co2ssl.losses.objective import LossSums
-from co2ssl.methods.method import Comparison, Method, Update
+from co2ssl.losses.objective import Objective
+from co2ssl.methods.method import Method, Update
 from co2ssl.train.checkpoint import CheckpointFolder
 from co2ssl.train.log import MetricsLog, Tally, means
 from co2ssl.train.progress import Progress
@@ -50,7 +50,7 @@ class Rhythm:
 
 def train(
     method: Method,
-    objective: Callable[[Sequence[Comparison]], LossSums],
+    objective: Callable[[int], Objective],
     loader: Batches,
     *,
     optimizer: Optimizer,
@@ -73,7 +73,7 @@ def train(
 
     Args:
         method: moved to ``device`` here; its ``begin`` is called here.
-        objective: comparisons to sums over rows (``co2ssl.losses.objective.Objective``).
+        objective: of an optimiser step, counted from 0 (its consistency weight may rise over the first ones).
         loader: the batches.
         optimizer: of the method's parameters; its learning rate is set before each step.
         learning_rate: of an optimiser step, counted from 0.
@@ -139,7 +139,7 @@ class _Run:
 
     method: Method
     model: nn.Module
-    objective: Callable[[Sequence[Comparison]], LossSums]
+    objective: Callable[[int], Objective]
     optimizer: Optimizer
     learning_rate: Callable[[int], float]
     epochs: int
@@ -186,11 +186,12 @@ class _Run:
         updates: list[Update] = []
         rows = 0
         dtype = next(self.model.parameters()).dtype
+        objective = self.objective(self.state.position.step)
         for number, batch in enumerate(batches, start=1):
             with self.gradients_shared(number == len(batches)):
                 with self.autocast():
                     step = self.model(batch.to(self.device, dtype=dtype))
-                sums = self.objective(step.comparisons)
+                sums = objective(step.comparisons)
                 sums.total.backward()
             updates.append(step.update)
             rows += sums.count
