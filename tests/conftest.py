@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from tests.processes import ProcessPair
 
 # Tests run in parallel processes already; more threads in each would only fight over the cores.
 torch.set_num_threads(1)
+
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and so would every process started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

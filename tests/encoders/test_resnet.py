@@ -11,7 +11,8 @@ def _count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+# torchvision has no resnet10.
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch != "resnet10"])
 def test_equals_torchvision_to_the_bit(arch: str) -> None:
     ours = resnet(arch)
     theirs = torchvision.models.get_model(arch)
