@@ -27,7 +27,8 @@ from co2ssl.errors import UsageError
 OTHER_VALUES: dict[str, Any] = {
     "method": "simclr", "arch": "resnet34", "width": 0.5, "stem": "small", "head": "linear", "head_layers": 3,
     "head_hidden": 64, "head_batch_norm": True, "embedding_dim": 64, "temperature": 0.3, "consistency_weight": 2.0,
-    "consistency_temperature": 0.3, "consistency_direction": "reverse", "consistency_ramp_epochs": 2, "detach_positive": True, "queue_size": 4096,
+    "consistency_temperature": 0.3, "consistency_direction": "reverse", "consistency_ramp_epochs": 2,
+    "detach_positive": True, "queue_size": 4096,
     "ema_keep": 0.9, "exclude_own": True, "batch_norm": "plain", "batch_norm_groups": 2, "views": "moco-v1",
     "image_size": 96, "min_area": 0.5, "optimizer": "lars", "lr": 0.5, "optimizer_momentum": 0.5, "weight_decay": 0.5,
     "schedule": "steps", "drop_epochs": (3, 4), "drop_factor": 0.5, "warmup_epochs": 1, "epochs": 9, "batch_size": 64,

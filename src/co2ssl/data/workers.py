@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,8 +25,6 @@ PREFETCHED_BATCHES = 2
 # import torch, and demand an ``if __name__ == "__main__"`` of every script. macOS's system libraries do not survive a
 # fork: there the default of Python, a fresh interpreter, is kept.
 _START_METHOD = "fork" if sys.platform.startswith("linux") else None
-
-_FOR_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerError(UserError):
@@ -87,9 +86,9 @@ class Workers(Generic[Task, Made]):
                 prefetch_factor=PREFETCHED_BATCHES,
                 persistent_workers=True,
             )
-        # Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job. Both are for the
-        # main one, which ends the workers; the mask holds them back from workers until they ignore them themselves.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_MAIN_PROCESS)
+        # Ctrl-C reaches every process of a terminal. It is for the main one; the mask holds it back from workers until
+        # they ignore it themselves.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return iter(self._loader)
         finally:
@@ -119,7 +118,9 @@ def _unchanged(made: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    for number in _FOR_THE_MAIN_PROCESS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A SIGTERM to the whole group, as `timeout` sends it, is for the main process too: it saves, and ends the workers
+    # with a SIGTERM of its own, which they must therefore not ignore.
+    os.setpgrp()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
