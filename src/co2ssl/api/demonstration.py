@@ -36,8 +36,8 @@ IMAGES_NOTE = (
     "light say nothing about the class. No label was used in training."
 )
 ACCURACY_NOTE = (
-    "Accuracy is on {num_val:,} images that were not trained on, at the last epoch, from one seed: a difference of a "
-    "point or two between the methods is within what another seed would change."
+    "Accuracy is on {num_val:,} images that were not trained on, at the last epoch, from one seed: another seed moves "
+    "each number, so this table alone does not say which method is better."
 )
 NAMES = {RECIPE: "MoCo v2", f"{RECIPE}+co2": "MoCo v2 + CO2"}
 
@@ -76,7 +76,11 @@ def demo(out: str | Path, *, seed: int = 0, quiet: bool = False, say: Callable[[
     trained = []
     for number, (recipe, name) in enumerate(NAMES.items(), start=1):
         say(f"{number} of {len(NAMES)}: training {name}")
-        trained.append(pretrain("demo", out=folder / recipe, recipe=recipe, seed=seed, quiet=quiet, say=lambda _: None))
+        trained.append(
+            pretrain(
+                "demo", out=folder / recipe, recipe=recipe, seed=seed, quiet=quiet, say=lambda _: None, probe_every=3
+            )
+        )
     say("measuring")
     measured = {
         "raw pixels": representation(f"{PIXELS}{trained[0].folder}"),
