@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from co2ssl import distributed
 from co2ssl.data.batch import Batch
 from co2ssl.errors import UsageError
 from co2ssl.losses.contrast import Clipped, Contrast, Cosine
@@ -22,6 +23,8 @@ from co2ssl.losses.prediction import Prediction
 from co2ssl.methods.method import Method, Step, Update
 from co2ssl.methods.moco import MoCo
 from co2ssl.methods.simclr import SimCLR
+from co2ssl.train.loop import gathered
+from tests.processes import ProcessPair
 
 TEMPERATURE, CONSISTENCY_TEMPERATURE, ALPHA = 0.2, 0.1, 3.0
 CO2 = Objective(temperature=TEMPERATURE, consistency_weight=ALPHA, consistency_temperature=CONSISTENCY_TEMPERATURE)
@@ -105,7 +108,8 @@ class BankDraws(FakeMethod):
             query=query,
             positive=self.bank[batch.index],
             negatives=self.bank,
-            negative_index=self.draws[: len(query)],
+            # A function of the image, not of its place in the batch: the same on any number of processes.
+            negative_index=(self.draws[batch.index % 4] + batch.index[:, None] // 4 * 4) % len(self.bank),
         )
         return Step(comparisons=(contrast,), update={"feature": query.detach(), "index": batch.index})
 
@@ -302,7 +306,7 @@ def test_a_pretext_task_runs_alone_and_refuses_consistency() -> None:
     fake = Pretext()
     _, total, _ = run(fake, PLAIN, a_batch())
     logits = fake.encoder(a_batch().views[0])
-    expected = nn.functional.cross_entropy(logits, torch.arange(4))
+    expected = nn.functional.cross_entropy(logits, torch.arange(4)).detach()
     assert total == pytest.approx(float(expected), rel=1e-12)
     with pytest.raises(UsageError, match="negatives"):
         CO2(fake(a_batch()).comparisons)
@@ -335,6 +339,56 @@ def test_the_term_moves_the_encoder(kind: type[FakeMethod]) -> None:
     assert gradients[0] is not None
     assert gradients[1] is not None
     assert float((gradients[1] - gradients[0]).norm()) > 1e-3
+
+
+def two_steps_of_a_bank(accumulate: int) -> dict[str, Tensor]:
+    """The bank and the weights after the steps that ``accumulate`` batches of four images make of four batches."""
+    fake = BankDraws()
+    fake.begin(16)
+    optimizer = torch.optim.SGD(fake.encoder.parameters(), 0.1)
+    share = distributed.rank_slice(4)
+    for first in range(0, 4, accumulate):
+        updates, rows = [], 0
+        for number in range(first, first + accumulate):
+            whole = a_batch(step=number)
+            mine = Batch(
+                views=tuple(view[share] for view in whole.views),
+                index=whole.index[share] + 4 * number,
+                label=None,
+                step=number,
+                epoch=0,
+            )
+            step = fake(mine)
+            sums = CO2(step.comparisons)
+            sums.total.backward()
+            updates.append(gathered(step.update))
+            rows += int(distributed.all_reduce_sum(torch.tensor(sums.count)))
+        for parameter in fake.encoder.parameters():
+            assert parameter.grad is not None
+            parameter.grad.copy_(distributed.all_reduce_sum(parameter.grad) / rows)
+        optimizer.step()
+        optimizer.zero_grad()
+        fake.commit(updates)
+    return {"bank": fake.bank, **fake.encoder.state_dict()}
+
+
+def test_two_micro_batches_are_committed_together_in_the_order_of_the_samples() -> None:
+    start = units(16, 4, seed=3)
+    fake = BankDraws()
+    with torch.no_grad():
+        features = [fake.encoder(a_batch(step=number).views[0]) for number in range(2)]
+    expected = normalize(0.5 * start[:8] + 0.5 * torch.cat(features), dim=1)
+    # Both micro-batches of the first step saw the starting weights and the starting bank.
+    torch.testing.assert_close(two_steps_of_a_bank(accumulate=2)["bank"][:8], expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(two_steps_of_a_bank(accumulate=1)["bank"][4:8], expected[4:], atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_commit_what_one_does(two_processes: ProcessPair, accumulate: int) -> None:
+    expected = two_steps_of_a_bank(accumulate)
+    for result in two_processes(two_steps_of_a_bank, accumulate):
+        for name, value in expected.items():
+            torch.testing.assert_close(result[name], value, rtol=0, atol=1e-12)
 
 
 def test_the_default_score_is_the_cosine() -> None:
