@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from co2ssl.config import Recipe, RunOptions, require_enough
+from co2ssl.config import Recipe, require_enough
 from co2ssl.data.sources import Source
 from co2ssl.data.views import ViewRecipe, view_recipe
 from co2ssl.distributed import world_size
@@ -21,44 +21,7 @@ from co2ssl.losses.objective import Objective
 from co2ssl.methods.method import Method
 from co2ssl.methods.moco import MoCo
 from co2ssl.methods.simclr import SimCLR
-
-
-def build_device(options: RunOptions) -> torch.device:
-    """The device that ``device`` names; "auto" takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        UsageError: a device that this machine, or this build of torch, does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = options.device
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available[name]:
-        raise UsageError(f"--device {name}: torch {torch.__version__} finds none here. Use --device cpu, or auto.")
-    return torch.device(name)
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic.
-
-    A CPU without AVX-512 falls back to loops: 12 to 100 times slower than float32 where it was measured.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def check_precision(options: RunOptions, device: torch.device) -> None:
-    """Refuse a precision that the device can only imitate, far more slowly than float32.
-
-    Raises:
-        UsageError: bf16 on a device without it.
-    """
-    if options.precision == "bf16" and not fast_bf16(device):
-        raise UsageError(
-            f"--precision bf16: this {device.type} device has no bfloat16 arithmetic, and imitating it is many times "
-            "slower than float32. Use --precision float32."
-        )
+from co2ssl.train.schedule import learning_rate_schedule
 
 
 def build_backbone(recipe: Recipe) -> ResNet:
@@ -124,6 +87,19 @@ def build_objective(recipe: Recipe, *, steps_per_epoch: int) -> Callable[[int], 
         return whole if step >= ramp else replace(whole, consistency_weight=whole.consistency_weight * step / ramp)
 
     return at
+
+
+def build_schedule(recipe: Recipe, *, steps_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate of each optimiser step, counted from 0."""
+    return learning_rate_schedule(
+        recipe.schedule,
+        lr=recipe.lr,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=recipe.warmup_epochs,
+        drop_epochs=recipe.drop_epochs,
+        drop_factor=recipe.drop_factor or 1.0,
+    )
 
 
 def build_views(recipe: Recipe, method: Method) -> ViewRecipe:

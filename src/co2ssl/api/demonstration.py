@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from co2ssl.api import runs
-from co2ssl.api.build import build_device
 from co2ssl.api.evaluation import PIXELS, UNTRAINED, Representation, representation
+from co2ssl.api.machine import build_device
 from co2ssl.api.pretraining import pretrain
 from co2ssl.api.reporting import hardware, summary
 from co2ssl.api.runs import Run

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from co2ssl.api.build import build_backbone, build_device, evaluation_resize
+from co2ssl.api.build import build_backbone, evaluation_resize
+from co2ssl.api.machine import build_device
 from co2ssl.api.runs import load_encoder, read_run
 from co2ssl.config import RunOptions, usable_cores
 from co2ssl.data.sources import Source, open_source

@@ -6,41 +6,36 @@ import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from co2ssl.api import runs
 from co2ssl.api.build import (
-    build_device,
     build_method,
     build_objective,
+    build_schedule,
     build_views,
-    check_precision,
     check_size,
     evaluation_resize,
-    fast_bf16,
 )
+from co2ssl.api.machine import build_device, check_precision, describe_machine, sample_sizes
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.runs import Run
 from co2ssl.config import (
     DEFAULT_RECIPE,
     DataRecord,
-    Machine,
     Origin,
     Recipe,
     RunConfig,
     RunOptions,
     adapt,
     duration,
-    host_memory,
     load_recipe,
     resolve_options,
     usable_cores,
 )
-from co2ssl.data.decoding import BadImage
 from co2ssl.data.loader import Loader
 from co2ssl.data.sources import Source, open_source
 from co2ssl.distributed import barrier, is_main, process_group, rank
@@ -52,10 +47,7 @@ from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress
-from co2ssl.train.schedule import learning_rate_schedule
 
-SAMPLED_SIZES = 64
-"""Images whose size ``auto`` looks at."""
 Say = Callable[[str], None]
 
 
@@ -122,8 +114,8 @@ def _new(
             resolved,
             options,
             num_images=len(source),
-            image_sizes=_image_sizes(source),
-            machine=_machine(device),
+            image_sizes=sample_sizes(source),
+            machine=describe_machine(device),
             given_options=set(option_values),
         )
         resolved, options = adapted.resolved, adapted.options
@@ -201,15 +193,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
                 momentum=recipe.optimizer_momentum,
                 weight_decay=recipe.weight_decay,
             ),
-            learning_rate=learning_rate_schedule(
-                recipe.schedule,
-                lr=recipe.lr,
-                epochs=recipe.epochs,
-                steps_per_epoch=steps_per_epoch,
-                warmup_epochs=recipe.warmup_epochs,
-                drop_epochs=recipe.drop_epochs,
-                drop_factor=recipe.drop_factor or 1.0,
-            ),
+            learning_rate=build_schedule(recipe, steps_per_epoch=steps_per_epoch),
             epochs=recipe.epochs,
             device=device,
             log=log,
@@ -261,26 +245,6 @@ def _architecture(recipe: Recipe) -> str:
         f"{recipe.method}, {recipe.arch}, width {recipe.width:g}, stem {recipe.stem}, head {head}, "
         f"embedding {recipe.embedding_dim}{queue}"
     )
-
-
-def _machine(device: torch.device) -> Machine:
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host_memory()
-    kind = cast("Literal['cpu', 'cuda', 'mps']", device.type)
-    return Machine(device=kind, cores=usable_cores(), memory=memory, fast_bf16=fast_bf16(device))
-
-
-def _image_sizes(source: Source) -> list[tuple[int, int]]:
-    """(height, width) of a spread sample of the images; unreadable ones are passed over, the loader names them."""
-    sizes = []
-    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED_SIZES).astype(np.int64)):
-        try:
-            image = source.load(int(index))
-        except BadImage:
-            continue
-        sizes.append((image.shape[0], image.shape[1]))
-    if not sizes:
-        raise UsageError(f"none of {SAMPLED_SIZES} images looked at in {source.name} can be read.")
-    return sizes
 
 
 def _name_bad_images(folder: Path, bad: Sequence[tuple[str, str]], say: Say) -> None:
