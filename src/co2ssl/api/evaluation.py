@@ -21,6 +21,7 @@ from co2ssl.evaluate.features import Features, extract, raw_pixels
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
 from co2ssl.evaluate.linear import linear_lbfgs
 from co2ssl.train.checkpoint import write_atomically
+from co2ssl.train.progress import warn
 from co2ssl.version import __version__
 
 PIXELS = "pixels:"
@@ -127,8 +128,11 @@ def evaluate(
     where = build_device(RunOptions.model_validate({"device": device}))
     measured = representation(run)
     count = usable_cores() if workers is None else workers
-    train_features = measured.features(open_source(train, "train"), device=where, workers=count)
-    val_features = measured.features(open_source(val, "val"), device=where, workers=count)
+    known, asked = open_source(train, "train"), open_source(val, "val")
+    if known.fingerprint() == asked.fingerprint():
+        warn(f"{train} and {val} are the same images, so every image finds itself: this is no measure of accuracy")
+    train_features = measured.features(known, device=where, workers=count)
+    val_features = measured.features(asked, device=where, workers=count)
     result = {"representation": measured.name, "version": __version__, **measure(train_features, val_features, where)}
     if not measured.name.startswith((PIXELS, UNTRAINED)):
         _write(Path(measured.name) / "evaluation" / f"{protocol}.json", result)
