@@ -9,14 +9,14 @@ import pytest
 from co2ssl.api import demonstration
 from co2ssl.api.demonstration import NAMES, demo, in_words
 from co2ssl.api.pretraining import pretrain
-from co2ssl.data import sources
+from co2ssl.data.sources import demo as drawn
 from co2ssl.errors import UsageError
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo on a few images, for one epoch."""
-    monkeypatch.setattr(sources, "DEMO_IMAGES", {"train": 160, "val": 60})
+    monkeypatch.setattr(drawn, "DEMO_IMAGES", {"train": 160, "val": 60})
     short = functools.partial(pretrain, epochs=1, warmup_epochs=0, workers=0, device="cpu")
     monkeypatch.setattr(demonstration, "pretrain", short)
     monkeypatch.setattr(demonstration, "usable_cores", lambda: 0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from co2ssl.data import decoding
-from co2ssl.data.decoding import BadImage, decode, read_image
+from co2ssl.data.decoding import BadImage, decode, from_pillow, read_image
 
 HEIGHT, WIDTH = 37, 50
 
@@ -108,6 +109,9 @@ def test_palette_transparency_cmyk_and_bits() -> None:
     clear = rgb().convert("RGBA")
     clear.putalpha(Image.new("L", clear.size, 7))
     assert_close(decode(encode(clear, "PNG"), where="x"), picture(), 0)
+    grey = rgb().convert("LA")
+    grey.putalpha(7)
+    assert_close(decode(encode(grey, "PNG"), where="x"), np.asarray(rgb().convert("L")), 0)
     cmyk = rgb().convert("CMYK")
     data = encode(cmyk, "JPEG", quality=95)
     assert not decoding._is_plain_jpeg(data)
@@ -186,6 +190,43 @@ def test_huge_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("JPEG", "PNG"):
         with pytest.raises(BadImage, match="pixels"):
             decode(encode(rgb(), kind), where="x")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "folder.jpg", tmp_path / "pipe.jpg", Path("/dev/zero")):
+        with pytest.raises(BadImage, match=r"not a file but|Is a directory"):
+            read_image(str(path))
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "film.jpg").open("wb") as file:
+        file.truncate(decoding.MAX_BYTES + 1)
+    with pytest.raises(BadImage, match=r"a file of 2\.1 GB"):
+        read_image(str(tmp_path / "film.jpg"))
+
+
+def test_a_small_file_that_would_be_a_huge_image_is_refused() -> None:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    with pytest.raises(BadImage, match="pixels"):
+        decode(bomb + chunk(b"IEND", b""), where="x")
+
+
+def test_a_pillow_image_as_a_file_of_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(rgb(), "PNG", exif=exif)
+    np.testing.assert_array_equal(from_pillow(Image.open(io.BytesIO(data)), where="x"), decode(data, where="x"))
+    np.testing.assert_array_equal(
+        from_pillow(rgb().quantize(8), where="x"), np.asarray(rgb().quantize(8).convert("RGB"))
+    )
+    with pytest.raises(BadImage, match="x: cannot be decoded"):
+        from_pillow(Image.open(io.BytesIO(JPEG[:-2000])), where="x")
 
 
 def test_missing_file_is_a_bad_image(tmp_path: Path) -> None:

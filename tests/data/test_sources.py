@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from co2ssl.data import sources
-from co2ssl.data.sources import ArraySource, BadImage, DataError, FolderSource, Subset, open_source
+from co2ssl.data.sources import (
+    ArraySource,
+    BadImage,
+    DataError,
+    FolderSource,
+    Source,
+    Subset,
+    demo,
+    full_spec,
+    open_source,
+)
 from co2ssl.errors import UserError
 
 
@@ -28,7 +38,9 @@ def test_nested_mixed_and_odd_names(tmp_path: Path) -> None:
     wanted = ["a.jpg", "b/c/d/E.PNG", "b/x.JPeG", "émile/日本.webp", "z.tif", "with space.gif", "b/-1.pgm"]
     for shade, name in enumerate(wanted):
         put(tmp_path / name, shade)
-    for name in (".hidden.jpg", ".git/x.jpg", "b/._x.jpg", "notes.txt", "archive.jpg.zip", "b/Thumbs.db"):
+    hidden = [".hidden.jpg", ".git/x.jpg", "b/._x.jpg", ".DS_Store", "b/Thumbs.db", "notes.txt", "archive.jpg.zip"]
+    system = [f"b/{folder}/x.jpg" for folder in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found")]
+    for name in [*hidden, *system]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no")
     source = FolderSource(str(tmp_path))
@@ -66,6 +78,31 @@ def test_links_are_followed_and_may_loop(tmp_path: Path) -> None:
         source.load(2)
 
 
+def test_links_to_themselves_and_to_pipes(tmp_path: Path) -> None:
+    put(tmp_path / "1.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "there").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "there")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe.png").symlink_to(tmp_path / "pipe")
+    source = FolderSource(str(tmp_path))
+    assert names(source, tmp_path) == ["1.png", "loop.png", "pipe.png"]
+    with pytest.raises(BadImage, match="Too many levels"):
+        source.load(1)
+    with pytest.raises(BadImage, match="not a file"):
+        source.load(2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems refuse such names")
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"), "wb") as file:
+        Image.new("RGB", (3, 2)).save(file, "PNG")
+    source = FolderSource(str(tmp_path))
+    assert source.load(0).shape == (2, 3, 3)
+    assert os.fsencode(source.describe(0)).endswith(b"/caf\xe9.png")
+
+
 def test_class_folders_give_labels(tmp_path: Path) -> None:
     for name in ("dog/1.png", "cat/sub/2.png", "cat/1.png", "eel/1.png"):
         put(tmp_path / name)
@@ -74,6 +111,18 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert source.labels is not None
     assert source.labels.dtype == np.int64
     found = [source.classes[label] for label in source.labels]
+    assert found == [name.split("/")[0] for name in names(source, tmp_path)]
+
+
+def test_classes_are_sorted_by_name_and_files_by_path(tmp_path: Path) -> None:
+    # "+" and "." come before "/", and "0" after it.
+    for name in ("cat+dog/1.png", "cat/1.png", "cat/2.png", "cat0/1.png", "cat.old/1.png", "émile/1.png"):
+        put(tmp_path / name)
+    source = FolderSource(str(tmp_path))
+    assert source.classes == ("cat", "cat+dog", "cat.old", "cat0", "émile")
+    assert source.labels is not None
+    found = [source.classes[label] for label in source.labels]
+    assert found == ["cat+dog", "cat.old", "cat", "cat", "cat0", "émile"]
     assert found == [name.split("/")[0] for name in names(source, tmp_path)]
 
 
@@ -117,8 +166,12 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         (tmp_path / "empty", r"no images in .*empty .*jpg jpeg png .* and found no files at all"),
         (tmp_path / "other", r"found 2 .txt, 1 .mp4"),
         ("dmeo", r"did you mean demo\?"),
+        (f"imagnet:{tmp_path}", rf"did you mean imagenet:{tmp_path}\?"),
+        (f"imagenet-100:{tmp_path}", rf"did you mean imagenet100:{tmp_path}\?"),
+        (f"VOC:{tmp_path}", rf"did you mean voc:{tmp_path}\?"),
+        ("python:CIFAR10", r"handed over by a Python program"),
         (f"cifar01:{tmp_path}", rf"unknown kind of data 'cifar01' .* did you mean cifar10:{tmp_path}\?"),
-        (f"s3:{tmp_path}", r"known prefixes are cifar10"),
+        (f"s3:{tmp_path}", r"known prefixes are cifar10, cifar100, imagenet, imagenet100, voc"),
         (f"cifar10:{tmp_path}/none", r"no such folder"),
     ):
         with pytest.raises(DataError, match=message):
@@ -132,6 +185,28 @@ def test_a_folder_whose_name_has_a_colon(tmp_path: Path, monkeypatch: pytest.Mon
     put(tmp_path / "trip:2024/1.png")
     monkeypatch.chdir(tmp_path)
     assert len(open_source("trip:2024")) == 1
+
+
+def test_a_name_that_means_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "trip:2024/1.png")
+    monkeypatch.chdir(tmp_path)
+    for spec, full in (
+        ("demo", "demo"),
+        ("python:CIFAR10", "python:CIFAR10"),
+        ("photos", f"{tmp_path}/photos"),
+        ("list.csv", f"{tmp_path}/list.csv"),
+        ("cifar10:data", f"cifar10:{tmp_path}/data"),
+        ("voc:/data", "voc:/data"),
+        ("trip:2024", f"{tmp_path}/trip:2024"),
+    ):
+        assert full_spec(spec) == full
+
+
+def test_only_what_torchvision_fetches_is_downloaded(tmp_path: Path) -> None:
+    put(tmp_path / "1.png")
+    for spec in ("demo", str(tmp_path), f"imagenet:{tmp_path}", f"imagenet100:{tmp_path}"):
+        with pytest.raises(DataError, match=r"--download cannot fetch .*; it fetches cifar10:PATH, cifar100"):
+            open_source(spec, download=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -188,6 +263,15 @@ def array_source(count: int) -> ArraySource:
     return ArraySource("dots", images, np.arange(count) % 2, ("even", "odd"))
 
 
+def test_what_is_a_source(tmp_path: Path) -> None:
+    put(tmp_path / "1.png")
+    dots = array_source(4)
+    for source in (dots, Subset(dots, np.arange(2)), FolderSource(str(tmp_path))):
+        assert isinstance(source, Source)
+    for other in ([np.zeros((2, 2, 3))], str(tmp_path), tmp_path):
+        assert not isinstance(other, Source)
+
+
 def test_subset_renumbers() -> None:
     source = array_source(10)
     subset = Subset(source, np.array([7, 2, 3]))
@@ -203,10 +287,10 @@ def test_subset_renumbers() -> None:
 
 
 def test_demo_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DEMO_IMAGES", {"train": 20, "val": 10})
+    monkeypatch.setattr(demo, "DEMO_IMAGES", {"train": 20, "val": 10})
     train, val = open_source("demo"), open_source("demo", "val")
     assert (len(train), len(val)) == (20, 10)
-    assert train.load(0).shape == (sources.DEMO_SIZE, sources.DEMO_SIZE, 3)
+    assert train.load(0).shape == (demo.DEMO_SIZE, demo.DEMO_SIZE, 3)
     assert train.classes == val.classes
     assert train.labels is not None
     assert train.labels.shape == (20,)

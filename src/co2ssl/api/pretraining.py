@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from co2ssl.api.build import (
     check_size,
     evaluation_resize,
 )
+from co2ssl.api.images import CACHE, Images, cached_images, keep_listing, name_bad_images, open_images, spec_of
 from co2ssl.api.machine import build_device, check_precision, describe_machine, sample_sizes
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.runs import Run
@@ -37,12 +38,13 @@ from co2ssl.config import (
     usable_cores,
 )
 from co2ssl.data.loader import Loader
-from co2ssl.data.sources import Source, open_source
-from co2ssl.distributed import barrier, is_main, process_group, rank
+from co2ssl.data.sources import Source
+from co2ssl.distributed import barrier, is_main, process_group
 from co2ssl.encoders.batch_norm import average_running_statistics
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.probe import Probe, knn_probe, spread_probe
-from co2ssl.train.checkpoint import CheckpointFolder, save_backbone
+from co2ssl.methods.method import Method
+from co2ssl.train.checkpoint import CheckpointFolder, save_backbone, write_atomically
 from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
@@ -50,9 +52,12 @@ from co2ssl.train.progress import Progress
 
 Say = Callable[[str], None]
 
+RESUMED_WITH = ("max_bad_share",)
+"""Options that may be given beside ``resume``: what a run may have been stopped by."""
+
 
 def pretrain(
-    data: str | Path | None = None,
+    data: Images | None = None,
     *,
     out: str | Path | None = None,
     recipe: str | None = None,
@@ -65,8 +70,10 @@ def pretrain(
     """Train a backbone on unlabelled images.
 
     Args:
-        data: a folder of images, nested to any depth, labels not needed; "cifar10:PATH"; or "demo". May be left out
-            with ``resume``.
+        data: a folder of images, nested to any depth, labels not needed; a ``.txt`` or ``.csv`` list of paths;
+            "cifar10:PATH", "cifar100:PATH", "imagenet:PATH", "imagenet100:PATH" or "voc:PATH"; "demo"; or, handed over,
+            a ``torch.utils.data.Dataset`` without random transforms, or a ``co2ssl.data.sources.Source``. A name may be
+            left out with ``resume``.
         out: the run folder to make. It ends up with ``config.yaml``, ``metrics.jsonl``, ``checkpoints/``,
             ``backbone.safetensors`` and ``report.html``.
         recipe: a name from ``co2ssl methods``, with or without "+co2", or the path of a YAML file.
@@ -90,7 +97,7 @@ def pretrain(
 
 
 def _new(
-    data: str | Path | None,
+    data: Images | None,
     out: str | Path | None,
     recipe: str | None,
     auto: bool | None,
@@ -107,7 +114,7 @@ def _new(
     resolved = load_recipe(recipe or DEFAULT_RECIPE, overrides=recipe_values, check=not auto)
     options = resolve_options(option_values)
     origins = {name: Origin(kind="option") for name in option_values}
-    source = open_source(str(data))
+    source = open_images(data, download=options.download)
     device = build_device(options)
     if auto:
         adapted = adapt(
@@ -127,30 +134,29 @@ def _new(
             say(f"  about {duration(adapted.estimated_seconds)} in all")
     check_size(resolved.recipe, source)
     check_precision(options, device)
-    spec = str(data) if str(data) == "demo" or ":" in str(data) else str(Path(data).resolve())
     config = RunConfig(
         resolved=resolved,
         options=options,
-        data=DataRecord(source=spec, num_images=len(source), fingerprint=source.fingerprint()),
+        data=DataRecord(source=spec_of(data, source), num_images=len(source), fingerprint=source.fingerprint()),
         option_origins=origins,
     )
     folder = Path(out)
     if is_main():
         folder = runs.new_folder(out)
         (folder / runs.CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        keep_listing(source, folder)
     barrier()
     return Run(folder=folder, config=config), source
 
 
-def _resumed(folder: str | Path, data: str | Path | None, given: Mapping[str, Any]) -> tuple[Run, Source]:
+def _resumed(folder: str | Path, data: Images | None, given: Mapping[str, Any]) -> tuple[Run, Source]:
     """The run in a folder, and its images, which must be the same."""
-    run = runs.read_run(folder)
-    if given:
-        raise UsageError(
-            f"--resume takes every setting from {run.folder / runs.CONFIG}; leave out "
-            f"{', '.join('--' + name.replace('_', '-') for name in given)}, or start a new run with --out."
-        )
-    source = open_source(str(data) if data is not None else run.config.data.source)
+    run = _with_options(runs.read_run(folder), given)
+    source = open_images(
+        run.config.data.source if data is None else data,
+        download=run.config.options.download,
+        listing_folder=run.folder,
+    )
     if source.fingerprint() != run.config.data.fingerprint:
         raise UsageError(
             f"{source.name} no longer holds the images of this run ({run.config.data.num_images:,} then, "
@@ -158,6 +164,27 @@ def _resumed(folder: str | Path, data: str | Path | None, given: Mapping[str, An
             "Restore them, or start a new run with --out."
         )
     return run, source
+
+
+def _with_options(run: Run, given: Mapping[str, Any]) -> Run:
+    """The run with the few options that may be given anew beside ``resume``; its ``config.yaml`` then says so too."""
+    path = run.folder / runs.CONFIG
+    refused = [f"--{name.replace('_', '-')}" for name in given if name not in RESUMED_WITH]
+    if refused:
+        raise UsageError(
+            f"--resume takes every setting from {path}; leave out {', '.join(refused)}, or start a new run with --out."
+        )
+    if not given:
+        return run
+    config = replace(
+        run.config,
+        options=resolve_options({**run.config.options.model_dump(), **given}),
+        option_origins={**run.config.option_origins, **{name: Origin(kind="option") for name in given}},
+    )
+    if is_main():
+        write_atomically(path, lambda file: file.write(config.to_yaml().encode("utf-8")))
+    barrier()
+    return replace(run, config=config)
 
 
 def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) -> None:
@@ -175,10 +202,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
         backbone = method.encoder.backbone
         assert isinstance(backbone, nn.Module)
         backbone.compile()
-    workers = options.workers if options.workers is not None else usable_cores()
-    loader = Loader(
-        source, build_views(recipe, method), batch_size=recipe.batch_size, seed=options.seed, workers=workers
-    )
+    loader = _loader(run, source, method, say)
     steps_per_epoch = max(1, loader.steps_per_epoch // recipe.accumulate)
     log = MetricsLog(run.folder / runs.METRICS)
     try:
@@ -200,7 +224,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
             progress=Progress(epochs=recipe.epochs, steps_per_epoch=steps_per_epoch, quiet=quiet),
             precision=options.precision,
             accumulate=recipe.accumulate,
-            probes=_probes(source, recipe, options, device),
+            probes=_probes(loader.source, recipe, options, device),
             rhythm=Rhythm(
                 log_every=options.log_every,
                 checkpoint_every=options.checkpoint_every,
@@ -212,13 +236,29 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
     finally:
         loader.close()
         log.close()
-        _name_bad_images(run.folder, loader.bad_images, say)
+        name_bad_images(run.folder, loader.bad_images, say)
     average_running_statistics(method.encoder)
     if is_main():
         save_backbone(run.folder / runs.BACKBONE, method.encoder.backbone)  # type: ignore[arg-type]
         write_run_report(run)
         say(f"the backbone: {run.folder / runs.BACKBONE}\nthe report:   {run.folder / runs.REPORT}")
     barrier()
+
+
+def _loader(run: Run, source: Source, method: Method, say: Say) -> Loader:
+    """Batches of the method's views of the images, which are decoded first where they are to be cached."""
+    recipe, options = run.config.resolved.recipe, run.config.options
+    workers = options.workers if options.workers is not None else usable_cores()
+    if options.cache:
+        source = cached_images(source, run.folder / CACHE, workers=workers, say=say)
+    return Loader(
+        source,
+        build_views(recipe, method),
+        batch_size=recipe.batch_size,
+        seed=options.seed,
+        workers=workers,
+        max_bad_share=options.max_bad_share,
+    )
 
 
 def _probes(source: Source, recipe: Recipe, options: RunOptions, device: torch.device) -> Sequence[Probe]:
@@ -245,20 +285,6 @@ def _architecture(recipe: Recipe) -> str:
         f"{recipe.method}, {recipe.arch}, width {recipe.width:g}, stem {recipe.stem}, head {head}, "
         f"embedding {recipe.embedding_dim}{queue}"
     )
-
-
-def _name_bad_images(folder: Path, bad: Sequence[tuple[str, str]], say: Say) -> None:
-    """Write down which images could not be read, by each process for those it met, and say how many."""
-    if not bad:
-        return
-    name = runs.BAD_IMAGES if rank() == 0 else runs.BAD_IMAGES.replace(".csv", f"-{rank()}.csv")
-    with (folder / name).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "reason"])
-        writer.writerows(bad)
-    say(f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''} skipped, named in {folder / name}:")
-    for which, why in bad[:3]:
-        say(f"  {which}: {why}")
 
 
 def _say(text: str, quiet: bool) -> None:

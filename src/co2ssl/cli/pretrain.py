@@ -7,7 +7,8 @@ from co2ssl.config import DEFAULT_RECIPE, Recipe, RunOptions, field_docs, load_r
 
 _EXAMPLES = [
     "co2ssl pretrain photos/ --out runs/photos                      # fitted to your images and machine",
-    "co2ssl pretrain cifar10:data/ --out runs/c10 --recipe simclr-small-32+co2",
+    "co2ssl pretrain cifar10:data/ --download --out runs/c10 --recipe simclr-small-32+co2",
+    "co2ssl pretrain photos.csv --out runs/photos --max-bad-share 0.2",
     "co2ssl pretrain imagenet/ --out runs/moco --recipe moco+co2    # the paper's values, all of them",
     "co2ssl pretrain imagenet/ --out runs/m2 --recipe moco-v2 --epochs 100 --lr 0.06",
     "co2ssl pretrain --resume runs/photos",
@@ -22,7 +23,8 @@ def run(words: list[str]) -> None:
     own = {
         "data": Option(
             kind=str | None,
-            help="Images: a folder, nested to any depth, labels not needed; cifar10:PATH; or demo. Not with --resume.",
+            help="Images: a folder, nested to any depth, labels not needed; a .txt or .csv list of paths; "
+            "cifar10:PATH, cifar100:PATH, imagenet:PATH, imagenet100:PATH, voc:PATH; or demo. None with --resume.",
             default=None,
             positional=True,
         ),

@@ -115,6 +115,12 @@ class RunOptions(_Strict):
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode images and make views; none: one a core. Any number gives the same batches."""
+    max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the images that may be unreadable before the run stops; fewer are skipped, counted and named."""
+    download: bool = False
+    """Whether cifar10:PATH, cifar100:PATH and voc:PATH are fetched to PATH first, where they are missing."""
+    cache: bool = False
+    """Whether every image is decoded once, into a file in the run folder, and then read from there."""
     compile: bool = False
     """Whether the encoder goes through torch.compile."""
     log_every: Count = 10

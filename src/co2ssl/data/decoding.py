@@ -7,8 +7,11 @@ plain case goes that way (8 bits, one or three channels, complete), and Pillow i
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
 import warnings
+import zlib
 from typing import cast
 
 import cv2
@@ -21,6 +24,24 @@ MAX_PIXELS = 178_956_970
 
 # The end-of-image marker must stand near the end; an earlier one may be a thumbnail's.
 _TAIL_BYTES = 1024
+
+# No image of MAX_PIXELS is larger in a file, not with 16 bits in each of four channels: such a file is something else,
+# and would be read into memory before that is found out.
+MAX_BYTES = 2**31
+
+# How Pillow's decoders report broken files.
+_DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    KeyError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class BadImage(Exception):  # noqa: N818 - a fact about one file that the loader skips over, not a failure of the run
@@ -43,11 +64,21 @@ class BadImage(Exception):  # noqa: N818 - a fact about one file that the loader
 def read_image(path: str) -> NDArray[np.uint8]:
     """The image file at ``path`` as RGB, (H, W, 3) uint8. Raises :class:`BadImage`."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage(path, "not a file but a folder, pipe or device")
+            if status.st_size > MAX_BYTES:
+                raise BadImage(path, f"a file of {status.st_size / 1e9:.1f} GB, more than {MAX_PIXELS:,} pixels take")
             data = file.read()
     except OSError as error:
         raise BadImage(path, error.strerror or type(error).__name__) from error
     return decode(data, where=path)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Opening a pipe would wait for someone to write into it, without this flag; to a file it makes no difference.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode(data: bytes, *, where: str) -> NDArray[np.uint8]:
@@ -68,22 +99,29 @@ def decode(data: bytes, *, where: str) -> NDArray[np.uint8]:
     return _decode_with_pillow(data, where)
 
 
+def from_pillow(image: Image.Image, *, where: str) -> NDArray[np.uint8]:
+    """A Pillow image, loaded or not, as :func:`decode` gives it. Raises :class:`BadImage` as that does."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(where, f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+    try:
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), where))
+    except _DECODING_ERRORS as error:
+        raise BadImage(where, f"cannot be decoded: {error}") from error
+
+
 def _decode_with_pillow(data: bytes, where: str) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of sizes that the check below refuses or allows, and of odd metadata that does no harm.
+            # Pillow warns of sizes that are checked here, and of odd metadata that does no harm.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BadImage(where, f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
-                return np.array(_to_rgb(ImageOps.exif_transpose(image), where))
+                return from_pillow(image, where=where)
     except UnidentifiedImageError as error:
         raise BadImage(where, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise BadImage(where, f"more than {MAX_PIXELS:,} pixels") from error
-    # Pillow's decoders report broken files by any of these.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
+    except _DECODING_ERRORS as error:
         raise BadImage(where, f"cannot be decoded: {error}") from error
 
 

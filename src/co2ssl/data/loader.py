@@ -23,6 +23,10 @@ from co2ssl.errors import UsageError
 
 MAX_BAD_SHARE = 0.05
 
+# Times its short side that an image may be long before its ends are cut off for evaluation. The centre crop is at most
+# as long as the short side, so what is left has margin enough for the kernel that resizes it.
+_LONGEST = 16
+
 
 class Loader:
     """Batches of random views of a source's images, the same bytes for any number of workers and processes.
@@ -73,7 +77,12 @@ class Loader:
         self.steps_per_epoch = len(source) // batch_size
         self.bad_images: list[tuple[str, str]] = []
         self._rows = rank_slice(batch_size)
-        self._bad = _BadImages(source, max_bad_share, self.bad_images)
+        self._bad = _BadImages(
+            source,
+            max_bad_share,
+            self.bad_images,
+            advice="Remove or replace them, or allow more with --max-bad-share",
+        )
         self._workers = Workers(_ViewMaker(source, recipe, seed, self._bad.limit), workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
@@ -139,7 +148,7 @@ def evaluation_batches(
     _check_counts(batch_size, workers)
     if resize is not None and resize < image_size:
         raise UsageError(f"images resized to {resize} pixels are too small for a crop of {image_size}; resize to more")
-    bad = _BadImages(source, max_bad_share, [] if bad_images is None else bad_images)
+    bad = _BadImages(source, max_bad_share, [] if bad_images is None else bad_images, advice="Remove or replace them")
     pool = Workers(_CentreMaker(source, image_size, resize), workers)
     everything = np.arange(len(source))
     try:
@@ -166,9 +175,10 @@ class _Made(NamedTuple):
 class _BadImages:
     """Unreadable images met so far, each once; complains when they are too many."""
 
-    def __init__(self, source: Source, max_share: float, found: list[tuple[str, str]]) -> None:
+    def __init__(self, source: Source, max_share: float, found: list[tuple[str, str]], *, advice: str) -> None:
         self.limit = max_share * len(source)
         self._max_share = max_share
+        self._advice = advice
         self._source = source
         self._found = found
         self._seen: set[int] = set()
@@ -182,7 +192,7 @@ class _BadImages:
             where, reason = self._found[-1]
             raise DataError(
                 f"{len(self._seen):,} of the {len(self._source):,} images of {self._source.name} cannot be read, more "
-                f"than {self._max_share:.0%}; the last one: {where} ({reason}). Remove or replace them"
+                f"than {100 * self._max_share:g}%; the last one: {where} ({reason}). {self._advice}"
             )
 
 
@@ -254,11 +264,23 @@ class _CentreMaker:
             except BadImage as error:
                 bad.append((wanted, error.reason))
                 continue
+            image = _middle(image)
             short_side = self.resize or max(self.image_size, min(image.shape[:2]))
             images.append(pixels.centre_crop(pixels.resize_short_side(image, short_side), self.image_size))
             index.append(wanted)
         stacked = np.stack(images) if images else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
         return _Made((_channels_first(stacked),), torch.tensor(index, dtype=torch.int64), bad)
+
+
+def _middle(image: Image) -> Image:
+    """The image, or the middle of one that is very long: all that its centre crop can come from.
+
+    Resized as a whole, 1 x 5,000 pixels would be 256 x 1,280,000.
+    """
+    height, width = image.shape[:2]
+    most = _LONGEST * min(height, width)
+    top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
+    return image[top : height - top, left : width - left]
 
 
 def _channels_first(images: Image) -> Tensor:

@@ -1,0 +1,91 @@
+"""Image files on a disk, their paths in flat arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from co2ssl.data.decoding import read_image
+from co2ssl.data.pixels import Image
+from co2ssl.data.sources.protocol import hash_arrays
+
+
+class Paths:
+    """Paths, or other short byte strings, in two arrays, however many there are.
+
+    A list of a million strings is a million Python objects. Forked worker processes would come to own a copy of each,
+    page by page, as reference counts change; these two arrays they share.
+
+    Attributes:
+        text: (B,) uint8, all of them one after the other.
+        ends: (N,) int64, where each ends in ``text``.
+    """
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.text = text
+        self.ends = ends
+
+    @classmethod
+    def of(cls, paths: Sequence[bytes]) -> Paths:
+        """The given byte strings, in their order."""
+        lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+        return cls(np.frombuffer(b"".join(paths), dtype=np.uint8), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> bytes:
+        """Number ``index``, from 0; from the end where it is negative. Raises :class:`IndexError`."""
+        place = range(len(self))[index]
+        start = self.ends[place - 1] if place else 0
+        return self.text[start : self.ends[place]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Each in turn."""
+        return (self[index] for index in range(len(self)))
+
+
+class FileSource:
+    """Image files, by their paths.
+
+    Args:
+        name: what messages call it.
+        folder: what relative paths are relative to.
+        paths: of the images, as the file system has them; absolute, or relative to ``folder``.
+        labels: (len(paths),) int64 places in ``classes``, or None.
+        classes: names in sorted order, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: str,
+        paths: Paths,
+        labels: NDArray[np.int64] | None = None,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.paths = paths
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.paths)
+
+    def load(self, index: int) -> Image:
+        """The image as RGB (H, W, 3) uint8. Raises :class:`BadImage`."""
+        return read_image(self.describe(index))
+
+    def describe(self, index: int) -> str:
+        """The path of the file."""
+        return os.path.join(self.folder, os.fsdecode(self.paths[index]))
+
+    def fingerprint(self) -> str:
+        """A hash of the paths as they were given (not of what is in the files)."""
+        return hash_arrays(self.paths.text, self.paths.ends)
