@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from co2ssl.distributed import all_reduce_sum, gather, world_size
+from co2ssl.encoders.split_norm import split_batch_norm
 
 BatchNormKind: TypeAlias = Literal["plain", "split", "sync", "shuffle"]
 
@@ -183,15 +184,11 @@ def _split_forward(norm: _BatchNorm, rows: Tensor, groups: int) -> Tensor:
             f"use a batch size for each process that is a multiple of {groups}, or another number of groups"
         )
     assert norm.running_mean is not None
-    # With momentum 1 batch norm leaves a batch's own mean and unbiased variance in its running statistics.
-    mean = norm.running_mean.new_zeros((groups, norm.num_features))
-    variance = torch.zeros_like(mean)
-    parts = [
-        F.batch_norm(part, mean[group], variance[group], norm.weight, norm.bias, True, 1.0, norm.eps)
-        for group, part in enumerate(rows.chunk(groups))
-    ]
+    normalised, mean, variance = split_batch_norm(
+        rows, norm.weight, norm.bias, groups=groups, eps=norm.eps, like=norm.running_mean
+    )
     _track(norm, mean.mean(dim=0), variance.mean(dim=0))
-    return torch.cat(parts)
+    return normalised
 
 
 def _sync_forward(norm: _BatchNorm, rows: Tensor) -> Tensor:
