@@ -100,12 +100,12 @@ def test_a_run_leaves_its_folder_and_can_be_measured(
     for name in ("instance", "consistency", "top1", "learning_rate", "images_per_second", "wait_share"):
         assert name in step
     capsys.readouterr()
-    for protocol in ("knn", "linear"):
-        assert main(["evaluate", protocol, str(out), str(images), str(images), "--workers", "0"]) == 0
+    for name, form in (("knn", ["knn"]), ("linear-fast", ["linear", "--fast"])):
+        assert main(["evaluate", *form, str(out), str(images), str(images), "--workers", "0"]) == 0
         said = capsys.readouterr()
         assert "top-1" in said.out
         assert "are the same images" in said.err
-        assert json.loads((out / "evaluation" / f"{protocol}.json").read_text())["num_val"] == 24
+        assert json.loads((out / "evaluation" / f"{name}.json").read_text())["num_val"] == 24
     assert main(["evaluate", "knn", f"pixels:{out}", str(images), str(images), "--workers", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_features"] == 3 * 16 * 16
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from co2ssl.data.decoding import BadImage
+
 
 class Images:
     """Images of one colour per class with noise; the Source protocol over arrays."""
@@ -21,7 +23,9 @@ class Images:
         seed: int = 0,
         noise: float = 40.0,
         name: str = "images",
+        unreadable: tuple[int, ...] = (),
     ) -> None:
+        self.unreadable = unreadable
         random = np.random.default_rng(seed)
         self.name = name
         self.classes = classes
@@ -35,6 +39,8 @@ class Images:
         return len(self.pixels)
 
     def load(self, index: int) -> NDArray[np.uint8]:
+        if index in self.unreadable:
+            raise BadImage(self.describe(index), "made so")
         image: NDArray[np.uint8] = self.pixels[index]
         return image
 

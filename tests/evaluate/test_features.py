@@ -5,16 +5,20 @@ import torch
 from torch import Tensor, nn
 
 from co2ssl.data.batch import normalise
+from co2ssl.distributed import rank
 from co2ssl.evaluate.features import (
-    EncoderChangedError,
     EvaluationError,
     Features,
     extract,
+    feature_batches,
+    labels_of,
     matched_labels,
     raw_pixels,
-    unchanged,
+    shared_feature_batches,
 )
+from co2ssl.evaluate.frozen import EncoderChangedError
 from tests.evaluate.fakes import Images, Net
+from tests.processes import ProcessPair
 
 
 def features(labels: list[int] | None, classes: tuple[str, ...] | None, source: str = "somewhere") -> Features:
@@ -104,6 +108,54 @@ def test_features_that_are_not_finite_are_an_error() -> None:
         extract(net, Images([0, 1], ("a", "b")), image_size=8)
 
 
+def test_images_that_cannot_be_read_are_left_out_and_the_rest_keep_their_places() -> None:
+    source, net = Images([0, 1, 2] * 30, ("a", "b", "c"), unreadable=(0, 41)), Net().backbone
+    whole = extract(net, Images([0, 1, 2] * 30, ("a", "b", "c")), image_size=8)
+    found = extract(net, source, image_size=8, batch_size=7)
+    kept = [place for place in range(90) if place not in (0, 41)]
+    assert found.index.tolist() == kept
+    torch.testing.assert_close(found.features, whole.features[kept])
+    assert found.labels is not None
+    assert found.labels.tolist() == [place % 3 for place in kept]
+
+
+def shared(batch_size: int, unreadable: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    source = Images([0, 1, 2] * 31, ("a", "b", "c"), unreadable=unreadable)
+    return list(shared_feature_batches(Net().backbone, source, image_size=8, batch_size=batch_size))
+
+
+@pytest.mark.parametrize(("batch_size", "unreadable"), [(7, ()), (23, (46, 92)), (100, (3,))])
+def test_two_processes_make_the_features_of_one(
+    two_processes: ProcessPair, batch_size: int, unreadable: tuple[int, ...]
+) -> None:
+    first, second = two_processes(shared, batch_size, unreadable)
+    rows, index = (torch.cat(parts) for parts in zip(*first, strict=True))
+    assert sorted(index.tolist()) == [place for place in range(93) if place not in unreadable]
+    alone = extract(Net().backbone, Images([0, 1, 2] * 31, ("a", "b", "c")), image_size=8)
+    torch.testing.assert_close(rows, alone.features[index], rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(own[0], other[0]) for own, other in zip(first, second, strict=True))
+
+
+def changed_in_the_second_process() -> str:
+    net = Counting() if rank() == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    try:
+        list(shared_feature_batches(net, Images([0, 1] * 6, ("a", "b")), image_size=8, batch_size=6))
+    except EncoderChangedError as error:
+        return str(error)
+    return ""
+
+
+def test_a_network_that_changes_in_one_process_is_noticed_there(two_processes: ProcessPair) -> None:
+    found = two_processes(changed_in_the_second_process)
+    assert not found[0]
+    assert "seen" in found[1]
+
+
+def test_batches_are_of_the_size_that_is_asked_for() -> None:
+    batches = feature_batches(Net().backbone, Images([0, 1] * 5, ("a", "b")), image_size=8, batch_size=4)
+    assert [len(rows) for rows, _ in batches] == [4, 4, 2]
+
+
 def test_no_images_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="no images"):
         extract(Net(), Images([], ("a", "b")), image_size=8)
@@ -115,52 +167,6 @@ def test_raw_pixels_are_the_normalised_image_flattened() -> None:
     image = torch.from_numpy(source.load(1)).permute(2, 0, 1).unsqueeze(0)
     assert found.features.shape == (2, 3 * 6 * 6)
     torch.testing.assert_close(found.features[1], normalise(image).flatten())
-
-
-def test_unchanged_lets_reading_pass_and_nan_equals_itself() -> None:
-    net = Net()
-    with torch.no_grad():
-        net.head.bias[0] = float("nan")
-    with unchanged(net):
-        net.eval()
-        net(torch.zeros(1, 3, 8, 8))
-
-
-def flip_one_bit(net: nn.Module, name: str) -> None:
-    tensor = dict([*net.named_parameters(), *net.named_buffers()])[name]
-    tensor.detach().reshape(-1).view(torch.uint8)[0] ^= 1
-
-
-@pytest.mark.parametrize("name", ["head.weight", "backbone.1.running_mean", "backbone.1.num_batches_tracked"])
-def test_unchanged_sees_one_bit(name: str) -> None:
-    net = Net()
-    guard = unchanged(net)
-    guard.__enter__()
-    flip_one_bit(net, name)
-    with pytest.raises(EncoderChangedError, match=name):
-        guard.__exit__(None, None, None)
-
-
-def test_unchanged_sees_the_sign_of_zero_and_a_new_buffer() -> None:
-    net = Net()
-    net.head.bias.data[0] = 0.0
-    guard = unchanged(net)
-    guard.__enter__()
-    net.register_buffer("extra", torch.zeros(1))
-    net.head.bias.data[0] = -0.0
-    with pytest.raises(EncoderChangedError, match=r"extra, head\.bias"):
-        guard.__exit__(None, None, None)
-
-
-def change_and_fail(net: Net) -> None:
-    with unchanged(net):
-        net.head.bias.data.fill_(1)
-        raise ZeroDivisionError
-
-
-def test_an_error_inside_unchanged_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        change_and_fail(Net())
 
 
 def test_classes_are_matched_by_name_not_by_number() -> None:
@@ -186,3 +192,12 @@ def test_classes_are_matched_by_name_not_by_number() -> None:
 def test_labels_that_cannot_be_used(train: Features, val: Features, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         matched_labels(train, val)
+
+
+def test_labels_can_be_checked_before_features_are_made() -> None:
+    train, val = labels_of(Images([0, 1], ("a", "b"))), labels_of(Images([1, 0], ("a", "c"), name="val"))
+    assert matched_labels(train, train)[1].tolist() == [0, 1]
+    with pytest.raises(EvaluationError, match="val has classes that images lacks: 'c'"):
+        matched_labels(train, val)
+    with pytest.raises(EvaluationError, match="no labels"):
+        matched_labels(train, labels_of(Images(None, None, num_images=3)))

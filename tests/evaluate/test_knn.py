@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import threading
+import time
 from collections import defaultdict
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from torch import Tensor
 
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.features import EvaluationError, Features
-from co2ssl.evaluate.knn import default_neighbours, knn, nearest, vote
+from co2ssl.evaluate.knn import GROUP_BYTES, default_neighbours, knn, nearest, vote
 
 
 def planted(num: int, *, num_classes: int = 7, dim: int = 16, seed: int = 0, noise: float = 1.5) -> Features:
@@ -94,6 +99,80 @@ def test_of_equal_neighbours_the_earlier_is_kept(bank_block: int) -> None:
     ones = [place for place, own in enumerate(axis) if own == 1]
     zeros = [place for place, own in enumerate(axis) if own == 0]
     assert place.tolist() == [(zeros + ones)[:8], (ones + zeros)[:8]]
+
+
+def test_of_a_collapsed_network_the_first_images_are_the_neighbours() -> None:
+    # All rows equal: whatever the search keeps of a block is a tie at its edge.
+    _, place = nearest(torch.ones(500, 4), torch.ones(30, 4), k=40, query_block=7, bank_block=64)
+    assert torch.equal(place, torch.arange(40).expand(30, 40))
+
+
+def test_neighbours_of_features_from_a_float16_file(tmp_path: Path) -> None:
+    bank, queries = planted(200).features.half(), planted(20, seed=1).features.half()
+    np.save(tmp_path / "bank.npy", bank.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "bank.npy", mmap_mode="c"))
+    expected = nearest(bank.float(), queries.float(), k=12)
+    similarity, place = nearest(mapped, queries, k=12, bank_block=64)
+    torch.testing.assert_close(similarity, expected[0])
+    assert torch.equal(place, expected[1])
+
+
+class MemoryWatch:
+    """The most memory of this process that is its own, not pages of files, over what it was at the start, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._start = self._own()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            self.peak = max(self.peak, self._own() - self._start)
+            time.sleep(0.001)
+
+    @staticmethod
+    def _own() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_bank(tmp_path: Path) -> None:
+    width, queries = 2048, torch.randn(64, 2048)
+    bank = np.lib.format.open_memmap(tmp_path / "bank.npy", mode="w+", dtype=np.float16, shape=(60_000, width))
+    bank[:, :8] = np.random.default_rng(0).standard_normal((60_000, 8), dtype=np.float32)
+    bank.flush()
+    del bank
+    peaks = []
+    for rows in (15_000, 60_000):
+        mapped = torch.from_numpy(np.load(tmp_path / "bank.npy", mmap_mode="c")[:rows])
+        with MemoryWatch() as watch:
+            nearest(mapped, queries, k=200, bank_block=2048)
+        peaks.append(watch.peak)
+    # A copy of the larger bank would be 492 MB in float32; a block is 17 MB, and a few of its kind live at once.
+    assert peaks[1] < 100e6
+    assert peaks[1] < peaks[0] + 30e6
+
+
+def test_features_of_any_width_are_taken_in_blocks_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = planted(50, dim=40).features, planted(20, dim=40, seed=1).features
+    expected = nearest(bank, queries, k=5)
+    # Room for three rows.
+    monkeypatch.setattr("co2ssl.evaluate.knn.GROUP_BYTES", 3 * 4 * 40)
+    found = nearest(bank, queries, k=5, query_block=4)
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    # The issue's bound, for 1.28 million x 2,048: queries, a block of the bank, and what the products of both take.
+    assert 4 * GROUP_BYTES < 2e9
 
 
 def test_a_tie_in_the_vote_goes_to_the_lower_class() -> None:

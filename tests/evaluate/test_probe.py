@@ -8,36 +8,67 @@ import torch
 
 from co2ssl.evaluate.features import EvaluationError, extract
 from co2ssl.evaluate.knn import knn
-from co2ssl.evaluate.probe import knn_probe, probe_split, spread_probe
+from co2ssl.evaluate.probe import allotted, knn_probe, probe_split, spread_probe
 from tests.evaluate.fakes import Images, Net
 
 
-def test_the_split_is_a_seeded_share_of_every_class_cut_in_two() -> None:
+def test_a_tenth_of_every_class_asks_and_the_rest_is_the_bank() -> None:
     source = Images([0] * 100 + [1] * 40 + [2] * 5 + [3], ("a", "b", "c", "d"))
     assert source.labels is not None
-    bank, queries = probe_split(source, share=0.1, most_images=1000, seed=0)
-    assert np.bincount(source.labels[bank], minlength=4).tolist() == [5, 2, 1, 1]
-    assert np.bincount(source.labels[queries], minlength=4).tolist() == [5, 2, 1, 0]
-    assert not set(bank) & set(queries)
+    bank, queries = probe_split(source, share=0.1, most_queries=1000, most_bank=5000, seed=0)
+    # 15 in proportion to what can be spared: 99, 39, 4 and none.
+    assert np.bincount(source.labels[queries], minlength=4).tolist() == [11, 4, 0, 0]
+    assert sorted([*bank, *queries]) == list(range(146))
     assert (np.diff(bank) > 0).all()
     assert (np.diff(queries) > 0).all()
-    again = probe_split(source, share=0.1, most_images=1000, seed=0)
+    again = probe_split(source, share=0.1, most_queries=1000, most_bank=5000, seed=0)
     assert np.array_equal(again[0], bank)
-    assert not np.array_equal(probe_split(source, share=0.1, most_images=1000, seed=1)[0], bank)
+    assert np.array_equal(again[1], queries)
+    other = probe_split(source, share=0.1, most_queries=1000, most_bank=5000, seed=1)
+    assert not np.array_equal(other[1], queries)
 
 
-def test_the_split_keeps_to_its_limit() -> None:
-    source = Images([0, 1] * 200, ("a", "b"))
-    bank, queries = probe_split(source, share=0.5, most_images=40, seed=0)
-    assert len(bank) + len(queries) == 40
-
-
-def test_the_probe_is_knn_between_the_two_halves() -> None:
-    source = Images([0, 1, 2] * 40, ("a", "b", "c"), noise=90)
+def test_the_split_keeps_to_both_limits_in_proportion_to_the_classes() -> None:
+    source = Images([0] * 600 + [1] * 300 + [2] * 100, ("a", "b", "c"))
     assert source.labels is not None
+    bank, queries = probe_split(source, share=0.5, most_queries=40, most_bank=203, seed=0)
+    assert not set(bank) & set(queries)
+    assert np.bincount(source.labels[queries]).tolist() == [24, 12, 4]
+    # One of each class, and 200 in proportion.
+    assert np.bincount(source.labels[bank]).tolist() == [121, 61, 21]
+
+
+def test_every_class_is_in_the_bank_whatever_the_limit() -> None:
+    source = Images([0] * 50 + [1] * 5 + [2], ("a", "b", "c"))
+    assert source.labels is not None
+    bank, queries = probe_split(source, share=0.1, most_queries=1, most_bank=2, seed=0)
+    assert sorted(source.labels[bank]) == [0, 1, 2]
+    assert len(queries) == 1
+
+
+def test_with_few_images_one_of_each_class_asks() -> None:
+    source = Images([0] * 4 + [1] * 4 + [2] * 4, ("a", "b", "c"))
+    assert source.labels is not None
+    bank, queries = probe_split(source, share=0.1, most_queries=1000, most_bank=5000, seed=0)
+    assert sorted(source.labels[queries]) == [0, 1, 2]
+    assert len(bank) == 9
+
+
+@pytest.mark.parametrize("total", [0, 1, 7, 50, 99, 100, 101])
+def test_what_is_allotted_is_all_of_it_and_nearly_in_proportion(total: int) -> None:
+    available = np.array([1, 0, 33, 60, 6])
+    given = allotted(available, total)
+    assert given.sum() == min(total, 100)
+    assert (given <= available).all()
+    assert (np.abs(given - available * min(total, 100) / 100) < 1).all()
+
+
+def test_the_probe_is_knn_between_the_two_parts() -> None:
+    source = Images([0, 1, 2] * 40, ("a", "b", "c"), noise=90)
     net = Net()
-    found = knn_probe(source, image_size=8, share=0.5, seed=3)(17, net)
-    bank, queries = probe_split(source, share=0.5, most_images=10_000, seed=3)
+    found = knn_probe(source, image_size=8, share=0.25, most_bank=50, seed=3)(17, net)
+    bank, queries = probe_split(source, share=0.25, most_queries=1000, most_bank=50, seed=3)
+    assert (len(bank), len(queries)) == (50, 30)
     everything = extract(net.backbone, source, image_size=8)
     expected = knn(everything.rows(torch.from_numpy(bank)), everything.rows(torch.from_numpy(queries)))
     assert found == {"top1": expected["top1"], "top5": 1.0}

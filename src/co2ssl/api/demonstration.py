@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from co2ssl.api import runs
-from co2ssl.api.evaluation import PIXELS, UNTRAINED, Representation, representation
+from co2ssl.api.backbones import PIXELS, UNTRAINED, Representation, representation
 from co2ssl.api.machine import build_device
 from co2ssl.api.pretraining import pretrain
 from co2ssl.api.reporting import hardware, summary

@@ -2,153 +2,136 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
-from co2ssl.api.build import build_backbone, evaluation_resize
-from co2ssl.api.machine import build_device
-from co2ssl.api.runs import load_encoder, read_run
-from co2ssl.config import RunOptions, usable_cores
-from co2ssl.data.sources import Source, open_source
+from co2ssl.api.backbones import representation
+from co2ssl.api.images import Images
+from co2ssl.api.protocols import MEASURES, result_path
+from co2ssl.config.messages import validated
+from co2ssl.distributed import is_main, process_group
 from co2ssl.errors import UsageError
-from co2ssl.evaluate import PROTOCOLS
-from co2ssl.evaluate.features import Features, extract, raw_pixels
-from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
-from co2ssl.evaluate.linear import linear_lbfgs
+from co2ssl.evaluate.feature_key import network_hash
+from co2ssl.evaluate.options import OPTIONS, EvaluationOptions
 from co2ssl.train.checkpoint import write_atomically
-from co2ssl.train.progress import warn
 from co2ssl.version import __version__
 
-PIXELS = "pixels:"
-UNTRAINED = "untrained:"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Representation:
-    """What turns an image into a vector, and at which size.
-
-    Attributes:
-        name: for tables.
-        backbone: the network, or None for the pixels themselves.
-        image_size: side of the centre crop, in pixels.
-        resize: short side before the crop, in pixels.
-        precision: of the network's arithmetic.
-    """
-
-    name: str
-    backbone: nn.Module | None
-    image_size: int
-    resize: int
-    precision: str = "float32"
-
-    def features(self, source: Source, *, device: torch.device, workers: int) -> Features:
-        """Features (N, F) of every image of the source, in its order."""
-        if self.backbone is None:
-            return raw_pixels(source, image_size=self.image_size, resize=self.resize, workers=workers)
-        return extract(
-            self.backbone.to(device),
-            source,
-            image_size=self.image_size,
-            resize=self.resize,
-            device=device,
-            precision="bf16" if self.precision == "bf16" else "float32",
-            workers=workers,
-        )
-
-
-def representation(run: str | Path) -> Representation:
-    """The backbone of a run, or one of the two it has to beat.
-
-    Args:
-        run: a run folder; "untrained:RUN", the same network with fresh weights; or "pixels:RUN", the image itself at
-            the size that run was trained at.
-
-    Raises:
-        UsageError: no run there.
-    """
-    text = str(run)
-    kind = next((prefix for prefix in (PIXELS, UNTRAINED) if text.startswith(prefix)), "")
-    config = read_run(text.removeprefix(kind)).config
-    recipe = config.resolved.recipe
-    backbone: nn.Module | None
-    if kind == PIXELS:
-        backbone = None
-    elif kind == UNTRAINED:
-        torch.manual_seed(config.options.seed)
-        backbone = build_backbone(recipe)
-    else:
-        backbone = load_encoder(text)
-    return Representation(
-        name=text,
-        backbone=backbone,
-        image_size=recipe.image_size,
-        resize=evaluation_resize(recipe.image_size),
-        precision=config.options.precision,
-    )
+Say = Callable[[str], None]
 
 
 def evaluate(
-    protocol: str,
-    run: str | Path,
-    train: str,
-    val: str,
-    *,
-    neighbours: int | None = None,
-    temperature: float = DEFAULT_TEMPERATURE,
-    seed: int = 0,
-    device: str = "auto",
-    workers: int | None = None,
+    protocol: str, backbone: str | Path | nn.Module, *data: Images, say: Say | None = None, **options: Any
 ) -> dict[str, object]:
-    """Measure a frozen backbone on labelled images; nothing is chosen on ``val``.
+    """Measure a frozen backbone; nothing is chosen on what it is measured on.
+
+        evaluate("knn", "runs/r", "imagenette/train", "imagenette/val", neighbours=20)
+        evaluate("linear", "torchvision:resnet50", train, val, fast=True, out="results/supervised")
 
     Args:
-        protocol: "knn" or "linear".
-        run: as for :func:`representation`.
-        train: labelled images to learn the classes from, as for ``pretrain``.
-        val: labelled images to measure on.
-        neighbours: of knn: how many vote; None for 200, or fewer where classes are small. The paper's k.
-        temperature: of knn: a neighbour of cosine s votes with exp(s / temperature).
-        seed: of linear's held-out tenth.
-        device: "auto", "cpu", "cuda" or "mps".
-        workers: processes that decode; None: one a core.
+        protocol: a key of ``co2ssl.evaluate.PROTOCOLS``.
+        backbone: as for :func:`co2ssl.api.backbones.representation`.
+        *data: what the protocol needs, in the order of its command: for knn and linear the labelled images to learn
+            the classes from, and those to measure on. Whatever ``pretrain`` takes.
+        say: where lines for a person go; None prints them to stderr, unless ``quiet``.
+        **options: of the protocol (``co2ssl.evaluate.options``), such as ``neighbours``, ``fast``, ``layer``,
+            ``device``, ``cache``, ``out``.
 
     Returns:
-        ``top1`` and ``top5`` as shares from 0 to 1, with the settings and counts. For a run folder also written to
-        ``evaluation/<protocol>.json`` in it.
+        ``protocol``, the accuracies as shares from 0 to 1, ``settings``, counts and ``seconds``. Of a run folder, and
+        where ``out`` is given, also written to ``evaluation/<protocol>.json`` in it.
 
     Raises:
-        UserError: an unknown protocol, no run, images without labels, or classes that do not match.
+        UserError: an unknown protocol or option, no such backbone, weights that do not fit, images without labels, or
+            classes that do not match.
     """
-    measure = _protocol(protocol, neighbours=neighbours, temperature=temperature, seed=seed)
-    where = build_device(RunOptions.model_validate({"device": device}))
-    measured = representation(run)
-    count = usable_cores() if workers is None else workers
-    known, asked = open_source(train, "train"), open_source(val, "val")
-    if known.fingerprint() == asked.fingerprint():
-        warn(f"{train} and {val} are the same images, so every image finds itself: this is no measure of accuracy")
-    train_features = measured.features(known, device=where, workers=count)
-    val_features = measured.features(asked, device=where, workers=count)
-    result = {"representation": measured.name, "version": __version__, **measure(train_features, val_features, where)}
-    if not measured.name.startswith((PIXELS, UNTRAINED)):
-        _write(Path(measured.name) / "evaluation" / f"{protocol}.json", result)
+    chosen = resolve(protocol, data, options)
+    with process_group():
+        measured = representation(
+            backbone,
+            arch=chosen.arch,
+            weights=chosen.weights,
+            image_size=chosen.image_size,
+            precision=chosen.precision,
+            out=chosen.out,
+        )
+        if measured.found and is_main():
+            (say or _to_stderr(chosen.quiet))(measured.found)
+        device = next((tensor.device for tensor in measured.backbone.parameters()), None)
+        result = {
+            "representation": measured.name,
+            "weights": network_hash(measured.backbone),
+            "version": __version__,
+            "settings": _settings(chosen),
+            **MEASURES[protocol](measured, chosen),
+        }
+        if device is not None:
+            # A module that a program handed over goes back to where it was.
+            measured.backbone.to(device)
+        if measured.home is not None and is_main():
+            _write(result_path(measured, protocol, chosen), result)
     return result
 
 
-def _protocol(
-    name: str, *, neighbours: int | None, temperature: float, seed: int
-) -> Callable[[Features, Features, torch.device], dict[str, object]]:
-    if name == "knn":
-        return lambda train, val, device: knn(train, val, k=neighbours, temperature=temperature, device=device)
-    if name == "linear":
-        return lambda train, val, _: linear_lbfgs(train, val, seed=seed)
-    raise UsageError(f"there is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
+def resolve(protocol: str, data: tuple[Images, ...], options: dict[str, Any]) -> EvaluationOptions:
+    """The options of a protocol, complete and checked.
+
+    Raises:
+        UsageError: an unknown protocol or option, a value out of range, or more or fewer images than it needs.
+    """
+    if protocol not in OPTIONS:
+        near = difflib.get_close_matches(protocol, OPTIONS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"there is no protocol {protocol!r}.{hint} Protocols: {', '.join(OPTIONS)}.")
+    model = OPTIONS[protocol]
+    if len(data) != len(model.positional):
+        raise UsageError(f"{protocol} needs {' and '.join(map(str.upper, model.positional))}; {len(data)} given.")
+    chosen = validated(model, {**dict(zip(model.positional, data, strict=True)), **options})
+    chosen.check()
+    return chosen
+
+
+def in_words(result: dict[str, object]) -> str:
+    """What the command prints: a line for each number."""
+    counted = f"of {result['num_val']} images, {result['num_classes']} classes"
+    rows = result.get("classifiers")
+    if not isinstance(rows, list):
+        return f"{result['protocol']}: {_accuracy(result)} {counted}"
+    lines = [f"  lr {row['lr']:<5g} {_accuracy(row)}   {row['origin']}" for row in rows]
+    heading = f"{result['protocol']}, {result['layer']}, last of {result['epochs']} epochs, {counted}:"
+    return "\n".join([heading, *lines])
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    if "map_area" in result:
+        return f"mAP {100 * result['map_11point']:.2f} % (11-point), {100 * result['map_area']:.2f} % (area)"
+    return f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %"
+
+
+def _settings(chosen: EvaluationOptions) -> dict[str, object]:
+    """The options as JSON has them: images that a program handed over by the words for them."""
+    return {name: _plain(getattr(chosen, name)) for name in type(chosen).model_fields}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else _name(value)
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "name", None) or (value if isinstance(value, Path) else type(value).__name__))
+
+
+def _to_stderr(quiet: bool) -> Say:
+    return (lambda _: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _write(path: Path, result: dict[str, object]) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(json.dumps(result, indent=2).encode() + b"\n"))

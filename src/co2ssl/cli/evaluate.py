@@ -1,70 +1,81 @@
-"""``co2ssl evaluate knn|linear RUN TRAIN VAL``."""
+"""``co2ssl evaluate PROTOCOL BACKBONE DATA...``: the options of the chosen protocol, and no others."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, Literal, cast
+from typing import Any
 
-from co2ssl.cli.options import Option, parse
+from co2ssl.cli.options import REQUIRED, Option, given, parse
+from co2ssl.config import field_docs
 from co2ssl.errors import UsageError
 from co2ssl.evaluate import PROTOCOLS
+from co2ssl.evaluate.options import OPTIONS, EvaluationOptions
+
+_BACKBONE = (
+    "A run folder; weights:PATH (with --arch); torchvision:NAME; or what they have to beat: untrained:RUN or "
+    "untrained:torchvision:NAME (fresh weights), pixels:RUN (no network)."
+)
 
 
 def run(words: list[str]) -> None:
     """Measure, and print the accuracy."""
-    if words and not words[0].startswith("-") and words[0] not in PROTOCOLS:
-        near = difflib.get_close_matches(words[0], PROTOCOLS, n=1)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        raise SystemExit(0 if words else UsageError.exit_code)
+    protocol, rest = words[0], words[1:]
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"there is no protocol {words[0]!r}.{hint} Protocols: {', '.join(PROTOCOLS)}.")
-    options = {
-        "protocol": Option(
-            kind=cast("Any", Literal)[tuple(PROTOCOLS)],
-            help="; ".join(f"{name}: {what}" for name, what in PROTOCOLS.items()) + ".",
-            positional=True,
-        ),
-        "run": Option(
-            kind=str,
-            help="A run folder; or what it has to beat: untrained:RUN (fresh weights), pixels:RUN (no network).",
-            positional=True,
-        ),
-        "train": Option(
-            kind=str, help="Labelled images to learn the classes from: a folder of class folders, ...", positional=True
-        ),
-        "val": Option(kind=str, help="Labelled images to measure on.", positional=True),
-        "neighbours": Option(
-            kind=int | None, help="knn: how many vote. None: 200, fewer where classes are small.", default=None
-        ),
-        "temperature": Option(
-            kind=float, help="knn: a neighbour of cosine s votes with exp(s / temperature).", default=0.07
-        ),
-        "seed": Option(
-            kind=int, help="linear: of the tenth of the training images on which its penalty is chosen.", default=0
-        ),
-        "device": Option(kind=Literal["auto", "cpu", "cuda", "mps"], help="Where to compute.", default="auto"),
-        "workers": Option(kind=int | None, help="Processes that decode images. None: one a core.", default=None),
-        "json": Option(kind=bool, help="Print the whole result as JSON.", default=False),
-    }
-    values: dict[str, Any] = parse(
-        words,
-        options,
-        command="evaluate",
-        description="Measure a frozen backbone on labelled images, and keep the result in the run folder.",
-        examples=[
-            "co2ssl evaluate knn runs/r imagenette/train imagenette/val",
-            "co2ssl evaluate linear runs/r cifar10:data cifar10:data",
-            "co2ssl evaluate knn untrained:runs/r imagenette/train imagenette/val",
-        ],
+        raise UsageError(f"there is no protocol {protocol!r}.{hint} Protocols: {', '.join(PROTOCOLS)}.")
+    model = OPTIONS[protocol]
+    values = parse(
+        rest,
+        _options(model),
+        command=f"evaluate {protocol}",
+        description=f"{PROTOCOLS[protocol][0].upper()}{PROTOCOLS[protocol][1:]}. Features are extracted once and kept "
+        "in the run folder, where the result goes too.",
+        examples=model.examples,
     )
-    from co2ssl.api import evaluate
+    from co2ssl.api.evaluation import evaluate, in_words
+    from co2ssl.distributed import is_main, process_group
 
-    as_json = values.pop("json")
-    result = evaluate(values.pop("protocol"), values.pop("run"), values.pop("train"), values.pop("val"), **values)
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    top1, top5 = float(str(result["top1"])), float(str(result["top5"]))
-    print(
-        f"{result['protocol']}: top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} % "
-        f"of {result['num_val']} images, {result['num_classes']} classes"
+    chosen = {name: values[name] for name in given(rest, list(model.model_fields)) if name not in model.positional}
+    with process_group():
+        result = evaluate(protocol, values["backbone"], *(values[name] for name in model.positional), **chosen)
+        if is_main():
+            print(json.dumps(result, indent=2) if values["json"] else in_words(result))
+
+
+def _options(model: type[EvaluationOptions]) -> dict[str, Option]:
+    """What goes by place, then what is the protocol's own, then what every protocol has."""
+    docs, shared = field_docs(model), EvaluationOptions.model_fields
+    own = [name for name in model.model_fields if name not in shared and name not in model.positional]
+    options = {"backbone": Option(kind=str, help=_BACKBONE, positional=True)}
+    options |= {name: Option(kind=str, help=docs[name], positional=True) for name in model.positional}
+    for name in (*own, *shared):
+        field = model.model_fields[name]
+        default: Any = REQUIRED if field.is_required() else field.default
+        options[name] = Option(kind=field.rebuild_annotation(), help=docs[name], default=default)
+    return options | {"json": Option(kind=bool, help="Print the whole result as JSON.", default=False)}
+
+
+def _help() -> str:
+    width = max(map(len, PROTOCOLS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in PROTOCOLS.items()]
+    examples = [f"  {words}" for model in OPTIONS.values() for words in model.examples]
+    return "\n".join(
+        [
+            "usage: co2ssl evaluate PROTOCOL BACKBONE DATA... [OPTIONS]",
+            "",
+            "Measure a frozen backbone, and keep the result in the run folder.",
+            "",
+            "protocols:",
+            *lines,
+            "",
+            "  co2ssl evaluate PROTOCOL --help lists a protocol's options.",
+            "",
+            "examples:",
+            *examples,
+        ]
     )

@@ -1,7 +1,12 @@
-"""What a representation is worth: features, and the protocols that read them."""
+"""What a representation is worth: features, and the protocols that read them.
+
+A protocol has a line here, its options in :mod:`co2ssl.evaluate.options`, its arithmetic in a module of this room, and
+a place in the table of :mod:`co2ssl.api.protocols`.
+"""
 
 PROTOCOLS = {
     "knn": "weighted vote of the nearest training images, on frozen features",
-    "linear": "logistic regression on frozen features, its penalty chosen on a tenth of the training images",
+    "linear": "linear classifier on the frozen backbone, as the paper trains it; --fast: by L-BFGS on cached features",
+    "svm": "VOC07 classification: one linear SVM per class on frozen features, mean average precision",
 }
 """Every protocol that ``co2ssl evaluate`` knows, with what it does."""

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from co2ssl.data.batch import normalise
 from co2ssl.data.loader import evaluation_batches
-from co2ssl.data.sources import Source
+from co2ssl.data.sources import Source, Subset
+from co2ssl.distributed import gather, rank, world_size
 from co2ssl.errors import UserError
+from co2ssl.evaluate.frozen import evaluating, unchanged
 
 Precision = Literal["float32", "bf16"]
+
+BATCH_SIZE = {"cpu": 64, "cuda": 256, "mps": 64}
+"""Images in a forward pass; on a CPU more of them only push each other out of its caches."""
 
 
 class EvaluationError(UserError):
     """Data or features that a protocol cannot measure."""
 
 
-class EncoderChangedError(RuntimeError):
-    """A probe moved a weight or a statistic of the encoder it was to leave alone."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """What a protocol needs to know of a data source before anything is computed of it.
+
+    Attributes:
+        labels: (N,) int64, or None where the source has none.
+        classes: names of the classes as the data set has them (not as the labels happen to show), or None.
+        source: name of the source.
+        count: N.
+    """
+
+    labels: Tensor | None
+    classes: tuple[str, ...] | None
+    source: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +53,7 @@ class Features:
     """What a frozen network makes of a data source, in the source's order, on the CPU.
 
     Attributes:
-        features: (N, F) float32.
+        features: (N, F) float32 or float16, in memory or mapped from a file.
         labels: (N,) int64, or None where the source has none.
         index: (N,) int64, place of each image in the source.
         classes: names of the classes as the data set has them (not as the labels happen to show), or None.
@@ -59,18 +81,30 @@ class Features:
         )
 
 
+def labels_of(source: Source) -> Labels:
+    """The labels of a source."""
+    labels = None if source.labels is None else torch.from_numpy(source.labels)
+    return Labels(labels=labels, classes=source.classes, source=source.name, count=len(source))
+
+
+def features_of(source: Source, features: Tensor, index: Tensor) -> Features:
+    """Features (N, F) of the images ``index`` (N,) of a source, with their labels."""
+    labels = None if source.labels is None else torch.from_numpy(source.labels[index.numpy()])
+    return Features(features=features, labels=labels, index=index, classes=source.classes, source=source.name)
+
+
 def extract(
     network: nn.Module,
     source: Source,
     *,
     image_size: int,
     resize: int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,
 ) -> Features:
-    """Features of every image of ``source``, without gradient and in evaluation mode.
+    """Features of every image of ``source``, without gradient and in evaluation mode, in memory.
 
     ``network`` is called as it is: hand in ``encoder.backbone`` for the features that protocols measure, or the
     encoder itself for its embeddings. Its weights, statistics and modes are afterwards what they were.
@@ -79,66 +113,127 @@ def extract(
         network: maps normalised images (N, 3, H, W) on ``device`` to (N, F).
         image_size: side of the centre crop, pixels.
         resize: length the short side is brought to before the crop, pixels; None for the loader's own choice.
+        batch_size: images in a forward pass; None: 64, on CUDA 256.
 
     Raises:
         EvaluationError: no images, an output that is not (N, F), or a value that is not finite.
         EncoderChangedError: the forward pass changed a parameter or a buffer.
     """
-    device = torch.device(device)
-
-    def forward(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out: Tensor = network(normalise(images.to(device, non_blocking=True)))
-        if out.ndim != 2:
-            raise EvaluationError(
-                f"the network gives features of shape {tuple(out.shape)} where (N, F) is needed: "
-                "pool them over the image first"
-            )
-        return out
-
-    with unchanged(network), _evaluating(network), torch.no_grad():
-        return _collect(forward, source, image_size=image_size, resize=resize, batch_size=batch_size, workers=workers)
+    batches = feature_batches(
+        network,
+        source,
+        image_size=image_size,
+        resize=resize,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
+    return collect(batches, source)
 
 
-def raw_pixels(
-    source: Source, *, image_size: int, resize: int | None = None, batch_size: int = 256, workers: int = 0
-) -> Features:
+def raw_pixels(source: Source, *, image_size: int, resize: int | None = None, workers: int = 0) -> Features:
     """The images themselves as features (N, 3 * image_size**2): the row that a network has to beat.
 
     Pixels are normalised as a network's input is: without the mean taken away, brightness alone would decide
     the cosine of two images.
     """
-    return _collect(
-        lambda images: normalise(images).flatten(1),
+    return extract(nn.Flatten(), source, image_size=image_size, resize=resize, workers=workers)
+
+
+def feature_batches(
+    network: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    resize: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What :func:`extract` collects: features (n, F) float32 on the CPU, and places in the source (n,) int64."""
+    device = torch.device(device)
+    batches = evaluation_batches(
         source,
         image_size=image_size,
         resize=resize,
-        batch_size=batch_size,
+        batch_size=batch_size or BATCH_SIZE[device.type],
         workers=workers,
     )
+    with unchanged(network), evaluating(network):
+        for images, _, index in batches:
+            out = frozen_forward(network, images, device=device, precision=precision)
+            if not bool(torch.isfinite(out).all()):
+                raise EvaluationError(
+                    f"features of {source.name} are not finite (first seen among images "
+                    f"{int(index[0])} to {int(index[-1])}): the weights, or the images, hold values that overflow"
+                )
+            yield out.cpu(), index
 
 
-@contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Compares every parameter and buffer, bit for bit, before and after the block.
+def shared_feature_batches(
+    network: nn.Module, source: Source, *, device: torch.device | str = "cpu", **settings: Any
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Like :func:`feature_batches`, with the images divided among the processes; every process gets what all made.
+
+    Every process calls it and takes all of it. Each has a contiguous share of the images, so the places of a batch are
+    as many runs as there are processes.
+    """
+    processes, own = world_size(), rank()
+    batch_size = settings.pop("batch_size", None) or BATCH_SIZE[torch.device(device).type]
+    if processes == 1 or len(source) < processes:
+        yield from feature_batches(network, source, device=device, batch_size=batch_size, **settings)
+        return
+    first, last = (len(source) * place // processes for place in (own, own + 1))
+    share = Subset(source, np.arange(first, last))
+    batches = feature_batches(network, share, device=device, batch_size=batch_size, **settings)
+    rows, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    # As many rounds as the largest share has batches: a process that is done earlier joins in with none.
+    for _ in range(math.ceil(math.ceil(len(source) / processes) / batch_size)):
+        rows, index = next(batches, (rows[:0], index[:0]))
+        yield gather(rows), gather(index + first)
+    # The end of a share is where the network is compared with what it was.
+    assert next(batches, None) is None
+
+
+def collect(batches: Iterable[tuple[Tensor, Tensor]], source: Source) -> Features:
+    """The batches of a source in memory, in the source's order.
 
     Raises:
-        EncoderChangedError: one differs, appeared or is gone; the message names them.
+        EvaluationError: there are none.
     """
-    before = {name: tensor.detach().clone() for name, tensor in _tensors(module)}
-    yield
-    after = dict(_tensors(module))
-    moved = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if name not in before or name not in after or not _same_bits(before[name], after[name])
-    )
-    if moved:
-        shown = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
-        raise EncoderChangedError(f"a frozen network was changed while it was measured: {shown}")
+    kept: Tensor | None = None
+    seen = torch.zeros(len(source), dtype=torch.bool)
+    for rows, index in batches:
+        if kept is None:
+            # One buffer of the final size: joining a list of batches would hold everything twice.
+            kept = torch.empty((len(source), rows.shape[1]), dtype=torch.float32)
+        kept[index] = rows
+        seen[index] = True
+    if kept is None:
+        raise EvaluationError(f"{source.name} has no images to measure with")
+    return features_of(source, kept if bool(seen.all()) else kept[seen], seen.nonzero().flatten())
 
 
-def matched_labels(train: Features, val: Features) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+@torch.no_grad()
+def frozen_forward(network: nn.Module, images: Tensor, *, device: torch.device, precision: Precision) -> Tensor:
+    """Features (N, F) float32 on ``device`` of images (N, 3, H, W), uint8 or normalised, without gradient.
+
+    Raises:
+        EvaluationError: an output that is not (N, F).
+    """
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        out: Tensor = network(normalise(images.to(device, non_blocking=True)))
+    if out.ndim != 2:
+        raise EvaluationError(
+            f"the network gives features of shape {tuple(out.shape)} where (N, F) is needed: "
+            "pool them over the image first"
+        )
+    return out.float()
+
+
+def matched_labels(train: Features | Labels, val: Features | Labels) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Labels of both sets on the training set's numbering: ((N,), (M,), class names). Classes are matched by name.
 
     Raises:
@@ -151,7 +246,7 @@ def matched_labels(train: Features, val: Features) -> tuple[Tensor, Tensor, tupl
         if features.labels is None or features.classes is None:
             raise EvaluationError(
                 f"{features.source} has no labels, and accuracy needs them: "
-                "give a folder with one subfolder of images per class"
+                "give a folder with one subfolder of images per class, and at least two of those"
             )
     assert train.labels is not None and train.classes is not None  # noqa: PT018
     assert val.labels is not None and val.classes is not None  # noqa: PT018
@@ -171,74 +266,6 @@ def matched_labels(train: Features, val: Features) -> tuple[Tensor, Tensor, tupl
         )
     numbering = torch.tensor([train.classes.index(name) for name in val.classes])
     return train.labels, numbering[val.labels], train.classes
-
-
-def _collect(
-    forward: Callable[[Tensor], Tensor],
-    source: Source,
-    *,
-    image_size: int,
-    resize: int | None,
-    batch_size: int,
-    workers: int,
-) -> Features:
-    kept: Tensor | None = None
-    labels: list[Tensor] = []
-    indices: list[Tensor] = []
-    count = 0
-    batches = evaluation_batches(source, image_size=image_size, resize=resize, batch_size=batch_size, workers=workers)
-    for images, label, index in batches:
-        out = forward(images)
-        if not bool(torch.isfinite(out).all()):
-            raise EvaluationError(
-                f"features of {source.name} are not finite (first seen among images "
-                f"{int(index[0])} to {int(index[-1])}): the weights, or the images, hold values that overflow"
-            )
-        if kept is None:
-            # One buffer of the final size: joining a list of batches would hold everything twice.
-            kept = torch.empty((len(source), out.shape[1]), dtype=torch.float32)
-        kept[count : count + len(out)] = out
-        count += len(out)
-        indices.append(index)
-        if label is not None:
-            labels.append(label)
-    if kept is None:
-        raise EvaluationError(f"{source.name} has no images to measure with")
-    return Features(
-        features=kept[:count],
-        labels=torch.cat(labels) if labels else None,
-        index=torch.cat(indices),
-        classes=source.classes,
-        source=source.name,
-    )
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode afterwards (a part may have been frozen on purpose)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    if left.dtype != right.dtype or left.shape != right.shape:
-        return False
-    # As bytes: NaN equals itself, and 0.0 is not -0.0.
-    return torch.equal(_bytes(left), _bytes(right).to(left.device))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _listed(names: list[str] | tuple[str, ...], most: int = 8) -> str:

@@ -18,7 +18,10 @@ from co2ssl.evaluate.metrics import accuracies
 DEFAULT_TEMPERATURE = 0.07
 MOST_NEIGHBOURS = 200
 QUERY_BLOCK = 1024
-BANK_BLOCK = 8192
+BANK_BLOCK = 16384
+"""A wide block suits topk: its heap of 200 then turns almost everything away with one comparison."""
+GROUP_BYTES = 1 << 28
+"""Of normalised queries that wait while the bank goes by, and of normalised rows of the bank that they meet."""
 
 
 def knn(
@@ -98,44 +101,70 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` rows of ``bank`` with the highest cosine similarity to each query, best first.
 
-    Needs memory for a block of queries times a block of the bank, and never a copy of either set. Of equally
-    similar rows the earlier one counts as nearer.
+    Both sets may be mapped from files. Needs memory for a group of queries, a block of the bank and their products
+    (:data:`GROUP_BYTES` bounds the first two), and never a copy of either set. Of equally similar rows the earlier one
+    counts as nearer.
 
     Args:
         bank: (N, F), any floating-point type, 1 <= k <= N.
         queries: (M, F).
+        query_block: most queries in one product.
+        bank_block: most rows of the bank in one product.
 
     Returns:
         similarity (M, k) float32 and place in the bank (M, k) int64, both on the CPU.
     """
     similarity = torch.empty(len(queries), k)
     place = torch.empty(len(queries), k, dtype=torch.int64)
-    for first_query in range(0, len(queries), query_block):
-        rows = slice(first_query, first_query + query_block)
+    fitting = max(1, GROUP_BYTES // (4 * bank.shape[1]))
+    group = max(query_block, fitting)
+    for first in range(0, len(queries), group):
+        rows = slice(first, first + group)
         query = F.normalize(queries[rows].to(device, torch.float32), dim=1)
-        best = torch.empty(len(query), 0, device=device)
-        where = torch.empty(len(query), 0, dtype=torch.int64, device=device)
-        for first in range(0, len(bank), bank_block):
-            block = F.normalize(bank[first : first + bank_block].to(device, torch.float32), dim=1)
-            new, new_where = _highest(query @ block.T, k)
-            # Earlier rows stand first, and the stable sort keeps them first among equals.
-            best, order = torch.cat([best, new], dim=1).sort(dim=1, descending=True, stable=True)
-            where = torch.cat([where, new_where + first], dim=1).gather(1, order)
-            best, where = best[:, :k], where[:, :k]
-        similarity[rows], place[rows] = best.cpu(), where.cpu()
+        values, places = _nearest_of(query, bank, k, query_block=query_block, bank_block=min(bank_block, fitting))
+        similarity[rows], place[rows] = values.cpu(), places.cpu()
+    return similarity, place
+
+
+def _nearest_of(query: Tensor, bank: Tensor, k: int, *, query_block: int, bank_block: int) -> tuple[Tensor, Tensor]:
+    """Similarity and place (M, k) of normalised queries (M, F), on their device; the bank is read once."""
+    similarity = torch.empty(len(query), k, device=query.device)
+    place = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
+    # What a query has found so far and its products with a block stand side by side, and one search reads both.
+    buffer = torch.empty(min(query_block, len(query)), k + bank_block, device=query.device)
+    for first in range(0, len(bank), bank_block):
+        block = F.normalize(bank[first : first + bank_block].to(query.device, torch.float32), dim=1)
+        found = min(first, k)
+        for start in range(0, len(query), query_block):
+            rows = slice(start, start + query_block)
+            scores = buffer[: len(query[rows]), : found + len(block)]
+            scores[:, :found] = similarity[rows, :found]
+            torch.mm(query[rows], block.T, out=scores[:, found:])
+            values, columns = _highest(scores, k)
+            where = columns + (first - found)
+            if found:
+                earlier = place[rows, :found].gather(1, columns.clamp(max=found - 1))
+                where = torch.where(columns < found, earlier, where)
+            similarity[rows, : values.shape[1]], place[rows, : values.shape[1]] = values, where
     return similarity, place
 
 
 def _highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of each row (all, if fewer), descending, equals in the order of their columns."""
     k = min(k, scores.shape[1])
-    values, columns = scores.topk(k, dim=1)
-    columns, order = columns.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, order)
-    # topk may keep any of the columns that equal the last one kept; such rows are sorted whole.
-    tied = (scores >= values[:, -1:]).sum(dim=1) > k
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # Of columns that equal the last one kept, topk may keep any. The one after it tells whether there are such.
+    tied = values[:, k - 1] == values[:, k] if values.shape[1] > k else torch.zeros(0, dtype=torch.bool)
+    columns = columns[:, :k]
     if bool(tied.any()):
-        whole, order = scores[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], columns[tied] = whole[:, :k], order[:, :k]
-    return values, columns
+        columns[tied] = _earliest(scores[tied], values[tied, k - 1 : k], k)
+    columns = columns.sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def _earliest(scores: Tensor, last: Tensor, k: int) -> Tensor:
+    """Columns (n, k) of all above ``last`` (n, 1), the k-th highest of each row, and of the first that equal it."""
+    above, equal = scores > last, scores == last
+    wanted = k - above.sum(dim=1, keepdim=True)
+    return (above | (equal & (equal.cumsum(dim=1) <= wanted))).nonzero()[:, 1].view(-1, k)

@@ -45,9 +45,33 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
         EvaluationError: labels that cannot be used (see :func:`matched_labels`), or no class of two images.
     """
     started = time.perf_counter()
-    train_labels, val_labels, classes = matched_labels(train, val)
-    mean, scale = _statistics(train.features)
-    images = (train.features - mean) / scale
+    _, val_labels, classes = matched_labels(train, val)
+    scores, details = lbfgs_scores(train, val, seed=seed)
+    return {
+        "protocol": LBFGS_PROTOCOL,
+        **accuracies(scores, val_labels),
+        **details,
+        "seed": seed,
+        "num_train": len(train),
+        "num_val": len(val),
+        "num_classes": len(classes),
+        "num_features": train.features.shape[1],
+        "train": train.source,
+        "val": val.source,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def lbfgs_scores(train: Features, val: Features, *, seed: int = 0) -> tuple[Tensor, dict[str, object]]:
+    """The logits (M, C) that :func:`linear_lbfgs` takes its accuracies from, and how the classifier was found.
+
+    Raises:
+        EvaluationError: as there.
+    """
+    train_labels, _, classes = matched_labels(train, val)
+    known = train.features.float()
+    mean, scale = _statistics(known)
+    images = (known - mean) / scale
     places = held_out_tenth(train_labels.numpy(), seed=seed)
     fitted, held_out = (torch.from_numpy(part) for part in places)
     if len(held_out) == 0:
@@ -62,23 +86,13 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
     classifier = fit(
         images, train_labels, num_classes=len(classes), penalty=penalty, directions=directions, start=start
     )
-    scores = classifier.logits((val.features - mean) / scale)
-    return {
-        "protocol": LBFGS_PROTOCOL,
-        **accuracies(scores, val_labels),
+    details: dict[str, object] = {
         "penalty": penalty,
         "held_out": tried,
         "num_held_out": len(held_out),
         "converged": classifier.converged,
-        "seed": seed,
-        "num_train": len(train),
-        "num_val": len(val),
-        "num_classes": len(classes),
-        "num_features": train.features.shape[1],
-        "train": train.source,
-        "val": val.source,
-        "seconds": time.perf_counter() - started,
     }
+    return classifier.logits((val.features.float() - mean) / scale), details
 
 
 def held_out_tenth(labels: NDArray[np.int64], *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

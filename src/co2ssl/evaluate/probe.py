@@ -14,6 +14,9 @@ from co2ssl.evaluate.features import EvaluationError, Precision, extract
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
 from co2ssl.train.health import embedding_health
 
+MOST_QUERIES = 1_000
+MOST_BANK = 5_000
+
 Probe = Callable[[int, nn.Module], dict[str, float | str]]
 
 
@@ -23,23 +26,26 @@ def knn_probe(
     image_size: int,
     resize: int | None = None,
     share: float = 0.1,
-    most_images: int = 10_000,
+    most_queries: int = MOST_QUERIES,
+    most_bank: int = MOST_BANK,
     seed: int = 0,
     k: int | None = None,
     temperature: float = DEFAULT_TEMPERATURE,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,
 ) -> Probe:
-    """A probe that gives the kNN accuracy of the backbone's features on a seeded share of the training images.
+    """A probe that gives the kNN accuracy of the backbone's features on some of the training images.
 
-    The share is drawn class by class and cut in two: one half is the bank, the other asks. Validation and test
-    images are never read, so watching this number chooses nothing on them.
+    A seeded share of them asks, and others are the bank (:func:`probe_split`). Validation and test images are never
+    read, so watching this number chooses nothing on them. At most 6,000 images go through the backbone each time.
 
     Args:
         source: the training images, with labels.
-        share: part of them to measure with, 0 to 1, before the limit ``most_images``.
+        share: part of them that asks, 0 to 1, before the limit ``most_queries``.
+        most_queries: most images that ask.
+        most_bank: most images of the bank.
 
     Returns:
         A function that returns ``top1`` and ``top5`` (shares from 0 to 1).
@@ -47,7 +53,7 @@ def knn_probe(
     Raises:
         EvaluationError: no labels, a class without images, or no class with two.
     """
-    bank, queries = probe_split(source, share=share, most_images=most_images, seed=seed)
+    bank, queries = probe_split(source, share=share, most_queries=most_queries, most_bank=most_bank, seed=seed)
     parts = Subset(source, bank), Subset(source, queries)
 
     def probe(step: int, encoder: nn.Module) -> dict[str, float | str]:
@@ -72,11 +78,19 @@ def knn_probe(
 
 
 def probe_split(
-    source: Source, *, share: float, most_images: int, seed: int
+    source: Source, *, share: float, most_queries: int, most_bank: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the bank and of the queries, each ascending: a seeded draw from every class, cut in two.
+    """Places of the bank and of the queries, each ascending, drawn class by class.
 
-    At least two images of a class are taken where it has them; a single image goes to the bank.
+    Of every class one image is in the bank; the queries are ``share`` of all images, one from each class if there is
+    room; the bank takes what is left, because kNN accuracy grows with the bank. Both are in proportion to the classes.
+
+    Args:
+        source: the training images.
+        share: part of the images that asks, 0 to 1.
+        most_queries: most images that ask.
+        most_bank: most images of the bank, but one from each class in any case.
+        seed: of the draw.
 
     Raises:
         EvaluationError: no labels, a class without images, or no class with two.
@@ -87,18 +101,32 @@ def probe_split(
     if missing and source.classes is not None:
         names = ", ".join(repr(source.classes[label]) for label in missing[:8])
         raise EvaluationError(f"{source.name} has no image of {names}, so kNN accuracy cannot be watched on it")
-    share = min(share, most_images / len(source))
-    bank: list[NDArray[np.int64]] = []
-    queries: list[NDArray[np.int64]] = []
-    for label in np.unique(source.labels):
-        places = np.flatnonzero(source.labels == label)
-        drawn = np.random.default_rng([seed, int(label)]).permutation(places)[: max(2, round(share * len(places)))]
-        half = (len(drawn) + 1) // 2
-        bank.append(drawn[:half])
-        queries.append(drawn[half:])
-    if not any(len(part) for part in queries):
+    drawn = [
+        np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(source.labels == label))
+        for label in np.unique(source.labels)
+    ]
+    spare = np.array([len(places) - 1 for places in drawn])
+    if not spare.any():
         raise EvaluationError(f"no class of {source.name} has two images, so kNN accuracy cannot be watched on it")
+    wanted = max(int(np.count_nonzero(spare)), round(share * len(source)))
+    asking = allotted(spare, min(most_queries, wanted))
+    known = 1 + allotted(spare - asking, max(0, most_bank - len(drawn)))
+    bank = [places[:count] for places, count in zip(drawn, known, strict=True)]
+    queries = [places[len(places) - count :] for places, count in zip(drawn, asking, strict=True)]
     return np.sort(np.concatenate(bank)), np.sort(np.concatenate(queries))
+
+
+def allotted(available: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """``total`` (all there is, if that is less) divided in proportion to ``available`` (C,), by largest remainders."""
+    everything = int(available.sum())
+    if total >= everything:
+        return available
+    exact = available * (total / everything)
+    given: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    # Of equal remainders the class that comes first.
+    order = np.argsort(given - exact, kind="stable")
+    given[order[: total - int(given.sum())]] += 1
+    return given
 
 
 def spread_probe(
@@ -108,7 +136,7 @@ def spread_probe(
     resize: int | None = None,
     num_images: int = 1024,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,

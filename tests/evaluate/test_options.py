@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+
+from co2ssl.api.protocols import MEASURES
+from co2ssl.config.messages import validated
+from co2ssl.errors import UsageError
+from co2ssl.evaluate import PROTOCOLS
+from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE
+from co2ssl.evaluate.layers import LAYERS
+from co2ssl.evaluate.linear_sgd import BATCH_SIZE, EPOCHS
+from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, EvaluationOptions, KnnOptions, LinearOptions, SvmOptions
+from co2ssl.evaluate.svm_problem import Difficult
+from co2ssl.evaluate.voc07 import DEFAULT_PIPELINE, PIPELINES
+
+PAIR = {"train": "a", "val": "b"}
+
+
+def linear(**given: Any) -> LinearOptions:
+    return validated(LinearOptions, {**PAIR, **given})
+
+
+def test_every_protocol_has_options_a_function_and_examples() -> None:
+    assert list(PROTOCOLS) == list(OPTIONS) == list(MEASURES)
+    for name, model in OPTIONS.items():
+        assert model.examples
+        assert all(words.startswith(f"co2ssl evaluate {name} ") for words in model.examples)
+
+
+@pytest.mark.parametrize("model", [EvaluationOptions, *OPTIONS.values()])
+def test_every_option_has_its_help(model: type[EvaluationOptions]) -> None:
+    for name, field in model.model_fields.items():
+        assert field.description, name
+    assert set(model.positional) <= set(model.model_fields)
+
+
+def test_defaults_are_those_of_the_functions() -> None:
+    assert validated(KnnOptions, PAIR).temperature == DEFAULT_TEMPERATURE
+    assert (linear().epochs, linear().batch_size) == (EPOCHS, BATCH_SIZE)
+    for model in OPTIONS.values():
+        assert get_args(model.model_fields["layer"].annotation) == LAYERS
+
+
+def test_the_names_of_results() -> None:
+    assert linear().result_name == ""
+    assert linear(fast=True).result_name == "fast"
+    assert linear(layer="res4").result_name == "res4"
+    assert linear(fast=True, layer="res4").result_name == "fast-res4"
+
+
+def test_choices_of_the_svm_are_those_of_its_room() -> None:
+    fields = SvmOptions.model_fields
+    assert get_args(fields["pipeline"].annotation) == tuple(PIPELINES)
+    assert fields["pipeline"].default == DEFAULT_PIPELINE
+    assert get_args(fields["difficult"].annotation) == get_args(Difficult)
+    assert validated(SvmOptions, {"voc": "v"}).result_name == ""
+    assert validated(SvmOptions, {"voc": "v", "pipeline": "pcl", "year": "2012"}).result_name == "pcl-2012"
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", (1.0,)), ("epochs", 5), ("batch_size", 8)])
+def test_what_sgd_alone_uses_is_refused_beside_fast(name: str, value: object) -> None:
+    assert name in SGD_ONLY
+    linear(**{name: value}).check()
+    linear(fast=True).check()
+    with pytest.raises(UsageError, match=f"leave --{name.replace('_', '-')} out"):
+        linear(fast=True, **{name: value}).check()
+
+
+@pytest.mark.parametrize(
+    "given", [{"lr": ()}, {"lr": (-1.0,)}, {"epochs": 0}, {"layer": "res6"}, {"epoch": 3}, {"seed": -1}, {"fast": 1}]
+)
+def test_values_out_of_range(given: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        linear(**given)
+
+
+def test_options_need_no_torch() -> None:
+    program = "import sys, co2ssl.evaluate.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
