@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 
-.PHONY: help install demo test test-slow bench-loss lint types format check clean
+.PHONY: help install demo test test-slow bench-loss bench-step bench-evaluate lint types format check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,12 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 bench-loss: $(INSTALLED)  ## time and memory of the loss beside the textbook; writes benchmarks/loss/*.json and a plot
 	$(BIN)/python -m benchmarks.loss.bench
+
+bench-step: $(INSTALLED)  ## images per second of the whole training step beside other libraries
+	$(BIN)/python -m benchmarks.step.bench
+
+bench-evaluate: $(INSTALLED)  ## speed of the protocols beside bare products and scikit-learn
+	$(BIN)/python -m benchmarks.evaluate.bench
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
