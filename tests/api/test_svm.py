@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from co2ssl.api import evaluate
+from co2ssl.api.evaluation import in_words
 from co2ssl.cli import main
 from tests.voc import Shown, write_voc
 
@@ -57,3 +58,38 @@ def test_bad_input(devkit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         assert main(["evaluate", "svm", "untrained:torchvision:resnet18", *words, "--image-size", "32", "--quiet"]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_measurements_that_differ_keep_a_file_each(devkit: Path, tmp_path: Path) -> None:
+    measure(devkit, out=str(tmp_path / "out"), pipeline="pcl")
+    evaluate(
+        "svm",
+        nn.Flatten(),
+        devkit,
+        image_size=8,
+        workers=0,
+        jobs=1,
+        quiet=True,
+        out=str(tmp_path / "out"),
+        pipeline="pcl",
+        train_split="train",
+        difficult="negative",
+    )
+    found = {path.name for path in (tmp_path / "out" / "evaluation").glob("*.json")}
+    assert found == {"svm-pcl.json", "svm-pcl-train-negative.json"}
+
+
+def test_what_is_not_in_the_mean_is_said(tmp_path: Path) -> None:
+    images: dict[str, Shown] = {
+        f"{number:06}": [(name, False) for place, name in enumerate(("person", "dog")) if number >> place & 1]
+        for number in range(16)
+    }
+    images["000003"] = [*images["000003"], ("cat", False)]
+    images["000001"] = [*images["000001"], ("car", False)]
+    images["000002"] = [*images["000002"], ("car", False)]
+    images["000012"] = [*images["000012"], ("car", False)]
+    names = list(images)
+    devkit = write_voc(tmp_path / "voc", images, {"trainval": names[:10], "train": names[:5], "test": names[10:]})
+    said = in_words(measure(devkit))
+    assert "left out, as no image of" in said
+    assert "cat" in said.splitlines()[1]

@@ -96,12 +96,17 @@ def resolve(protocol: str, data: tuple[Images, ...], options: dict[str, Any]) ->
     return chosen
 
 
-def in_words(result: dict[str, object]) -> str:
-    """What the command prints: a line for each number."""
+def in_words(result: dict[str, Any]) -> str:
+    """What the command prints: a line for each number, and what was left out of it."""
     counted = f"of {result['num_val']} images, {result['num_classes']} classes"
     rows = result.get("classifiers")
     if not isinstance(rows, list):
-        return f"{result['protocol']}: {_accuracy(result)} {counted}"
+        lines = [f"{result['protocol']}: {_accuracy(result)} {counted}"]
+        if left_out := result.get("left_out"):
+            lines.append(f"  left out, as no image of {result['val']} shows them: {', '.join(left_out)}")
+        if borrowed := (result.get("cross_validation") or {}).get("borrowed"):
+            lines.append(f"  too few images to choose a cost, that of the others taken: {', '.join(borrowed)}")
+        return "\n".join(lines)
     lines = [f"  lr {row['lr']:<5g} {_accuracy(row)}   {row['origin']}" for row in rows]
     heading = f"{result['protocol']}, {result['layer']}, last of {result['epochs']} epochs, {counted}:"
     return "\n".join([heading, *lines])

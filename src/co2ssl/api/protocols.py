@@ -93,7 +93,7 @@ def measure_svm(representation: Representation, options: SvmOptions) -> dict[str
 
     given = voc_features(
         extract,
-        options.voc,
+        str(options.voc),
         image_size=representation.image_size,
         resize=representation.resize,
         year=options.year,

@@ -5,6 +5,7 @@ Fields that name images go by place, in the order of ``positional``; a field's d
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 SGD_ONLY = ("lr", "epochs", "batch_size")
 """Options of the published linear protocol that its fast form has no use for."""
+
+SVM_NAMING = ("pipeline", "year", "layer", "train_split", "test_split", "difficult")
+"""Options of the SVM protocol that tell its results apart."""
 
 
 class EvaluationOptions(BaseModel):
@@ -143,7 +147,7 @@ class SvmOptions(EvaluationOptions):
         "co2ssl evaluate svm runs/r VOCdevkit",
         "co2ssl evaluate svm torchvision:resnet50 VOCdevkit --pipeline pcl --out results/supervised",
     )
-    voc: str
+    voc: str | Path
     """The VOCdevkit folder, or the one that holds it."""
     pipeline: Literal["vissl", "goyal", "pcl"] = "vissl"
     """By whose code: vissl and goyal choose each class's cost by cross-validation, from two ranges; pcl has C = 0.5."""
@@ -164,11 +168,9 @@ class SvmOptions(EvaluationOptions):
 
     @property
     def result_name(self) -> str:
-        """The pipeline, the year and the layer where they are not the usual ones."""
+        """Whatever changes the number, where it is not the usual: two such measurements keep a file each."""
         usual = type(self).model_fields
-        return "-".join(
-            getattr(self, name) for name in ("pipeline", "year", "layer") if getattr(self, name) != usual[name].default
-        )
+        return "-".join(getattr(self, name) for name in SVM_NAMING if getattr(self, name) != usual[name].default)
 
 
 OPTIONS: dict[str, type[EvaluationOptions]] = {"knn": KnnOptions, "linear": LinearOptions, "svm": SvmOptions}
