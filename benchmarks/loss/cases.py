@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from co2ssl.losses import Contrast, contrastive_loss, pair_contrast
 from co2ssl.losses.engine import Implementation
-from co2ssl.losses.sweep import BLOCK_NEGATIVES
+from co2ssl.losses.sweep import block_negatives
 
 Run: TypeAlias = Callable[[], object]
 
@@ -75,9 +75,10 @@ def queue(sizes: Sizes) -> dict[str, Run]:
     def bare_products() -> None:
         """The six products of the one pass in the same blocks, and nothing else."""
         stacked = torch.cat([query.detach(), positive])
-        weights = torch.rand(4 * sizes.rows, BLOCK_NEGATIVES)
-        scores, out = torch.empty(2 * sizes.rows, BLOCK_NEGATIVES), torch.zeros(4 * sizes.rows, WIDTH)
-        for block in torch.split(negatives, BLOCK_NEGATIVES):
+        width = block_negatives(sizes.rows)
+        weights = torch.rand(4 * sizes.rows, width)
+        scores, out = torch.empty(2 * sizes.rows, width), torch.zeros(4 * sizes.rows, WIDTH)
+        for block in torch.split(negatives, width):
             torch.mm(stacked, block.T, out=scores[:, : len(block)])
             out.addmm_(weights[:, : len(block)], block)
 

@@ -194,7 +194,10 @@ def test_the_sweep_is_what_a_large_constant_table_takes(monkeypatch: pytest.Monk
         take(self, inputs, columns)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sweep._Tile, "take", counted)
-    contrast = example(torch.float32, rows=64, negatives=operator.FEW_SCORES // 64 + 1)
+    width = sweep.block_negatives(64)
+    assert 64 * width <= sweep.BLOCK_ROWS * sweep.BLOCK_NEGATIVES
+    contrast = example(torch.float32, rows=64, negatives=2 * width + 1)
+    assert contrast.num_rows * contrast.num_negatives > operator.FEW_SCORES
     assert info_nce(contrast, temperature=0.1).isfinite()
-    assert max(taken) <= sweep.BLOCK_NEGATIVES
+    assert taken == [width, width, 1]
     assert sum(taken) == contrast.num_negatives

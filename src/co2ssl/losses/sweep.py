@@ -21,6 +21,7 @@ from co2ssl.losses.sums import Swept, finish, make_slots
 # more hand-overs between threads, which hurts where other processes want the same cores.
 BLOCK_ROWS = 256
 BLOCK_NEGATIVES = 2048
+MOST_WIDENING = 4
 
 # Stands for minus infinity where the difference of two must stay a number; far below any score, far above overflow.
 FAR_BELOW = -1e30
@@ -36,10 +37,16 @@ def loss_by_sweep(inputs: Inputs, settings: Settings, needs: Needs) -> Results:
     for start in range(0, inputs.query.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         tile = _Tile(inputs, settings, needs, rows, safe=safe)
-        for begin in range(0, inputs.num_negatives, BLOCK_NEGATIVES):
-            tile.take(inputs, slice(begin, min(begin + BLOCK_NEGATIVES, inputs.num_negatives)))
+        width = block_negatives(tile.num_rows)
+        for begin in range(0, inputs.num_negatives, width):
+            tile.take(inputs, slice(begin, min(begin + width, inputs.num_negatives)))
         tile.finish(results)
     return results
+
+
+def block_negatives(num_rows: int) -> int:
+    """Negatives of a block: with fewer rows more of them, up to four times, as each block is a hand-over to threads."""
+    return BLOCK_NEGATIVES * min(MOST_WIDENING, max(1, BLOCK_ROWS // max(1, num_rows)))
 
 
 class _Tile:
