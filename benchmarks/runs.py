@@ -1,0 +1,132 @@
+"""Training runs that outlive their process, and one JSON for each: what accuracy studies are made of.
+
+A run that is there already is not done again, one that was broken off goes on from its last checkpoint. Nothing is
+chosen here: settings come from the study, accuracy is that of the last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluate.surroundings import surroundings
+from co2ssl.api import evaluate
+
+CURVE = ("epoch", "instance", "consistency", "top1", "learning_rate", "images_per_second")
+"""What is kept of each epoch in the JSON: both parts of the loss, pretext accuracy, learning rate, speed."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a study.
+
+    Attributes:
+        name: of its folder and JSON.
+        recipe: as ``--recipe`` takes it.
+        options: further options of ``co2ssl pretrain``, by field name.
+    """
+
+    name: str
+    recipe: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def words(self, data: Path, folder: Path) -> list[str]:
+        """The command line after ``co2ssl``."""
+        words = ["pretrain", str(data), "--out", str(folder), "--recipe", self.recipe]
+        for name, value in self.options.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return words
+
+
+def carry_out(planned: Planned, *, data: Path, runs: Path, results: Path, module: str) -> dict[str, Any]:
+    """Train what is missing, measure it, and write ``results/<name>.json``.
+
+    Args:
+        planned: the run.
+        data: a folder with train and val in it.
+        runs: where run folders go; may be deleted when the JSON is there.
+        results: where the JSON goes.
+        module: the study, for the command in the JSON.
+
+    Returns:
+        What the JSON holds.
+
+    Raises:
+        subprocess.CalledProcessError: training failed or was interrupted; call again to go on.
+        ValueError: a result of that name is there, of other settings.
+    """
+    path = results / f"{planned.name}.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        asked = json.loads(json.dumps({"recipe": planned.recipe, **planned.options}))
+        if found["asked"] != asked:
+            raise ValueError(f"{path} is of other settings ({found['asked']}); move it away to run {asked}")
+        return found
+    folder = runs / planned.name
+    train(planned, data=data, folder=folder)
+    result = {"name": planned.name, "asked": {"recipe": planned.recipe, **planned.options}}
+    result |= surroundings(module, [])
+    result |= {"pretrain": shlex.join(["co2ssl", *planned.words(Path("DATA"), Path("RUN"))]), **curves(folder)}
+    result |= measure(str(folder), data)
+    results.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def train(planned: Planned, *, data: Path, folder: Path) -> None:
+    """Start the run, or go on with it, in a process of its own."""
+    if (folder / "backbone.safetensors").is_file() and _finished(folder):
+        return
+    resumed = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+    words = ["pretrain", "--resume", str(folder)] if resumed else planned.words(data, folder)
+    subprocess.run([sys.executable, "-m", "co2ssl", *words], check=True)
+
+
+def measure(representation: str, data: Path) -> dict[str, Any]:
+    """kNN and fast linear accuracy on val; the classes come from train."""
+    return {
+        "knn": evaluate("knn", representation, str(data), str(data), quiet=True),
+        "linear_fast": evaluate("linear", representation, str(data), str(data), fast=True, quiet=True),
+    }
+
+
+def curves(folder: Path) -> dict[str, Any]:
+    """Per epoch what :data:`CURVE` names, the probes, and the seconds spent training."""
+    events = read_events(folder)
+    epochs = [event for event in events if event["event"] == "epoch"]
+    return {
+        "train_seconds": round(epochs[-1]["seconds"], 1),
+        "epochs": [{name: _short(event[name]) for name in CURVE} for event in epochs],
+        "probes": [
+            {name: _short(value) for name, value in event.items() if name != "event"}
+            for event in events
+            if event["event"] == "probe"
+        ],
+    }
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def accuracy(results: Sequence[Mapping[str, Any]], protocol: str) -> list[float]:
+    """Top-1 of each result, in percent."""
+    return [100 * result[protocol]["top1"] for result in results]
+
+
+def _finished(folder: Path) -> bool:
+    from co2ssl.api.runs import read_run
+
+    epochs = read_run(folder).config.resolved.recipe.epochs
+    return any(event["event"] == "epoch" and event["epoch"] >= epochs for event in read_events(folder))
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
