@@ -40,7 +40,8 @@ class Planned:
         """The command line after ``co2ssl``."""
         words = ["pretrain", str(data), "--out", str(folder), "--recipe", self.recipe]
         for name, value in self.options.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
         return words
 
 

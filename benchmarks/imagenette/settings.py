@@ -7,7 +7,7 @@ from benchmarks.runs import Planned
 COMMON: dict[str, object] = {
     "width": 0.5,
     "stem": "imagenet",
-    "image_size": 48,
+    "image_size": 64,
     "temperature": 0.1,
     "queue_size": 1024,
     "ema_keep": 0.998,
@@ -15,8 +15,10 @@ COMMON: dict[str, object] = {
     "batch_norm_groups": 4,
     "lr": 0.03,
     "weight_decay": 0.0001,
-    "epochs": 60,
+    "epochs": 80,
     "probe_every": 10,
+    "precision": "bf16",
+    "cache": True,
     "seed": 0,
 }
 
