@@ -45,7 +45,9 @@ class Planned:
         return words
 
 
-def carry_out(planned: Planned, *, data: Path, runs: Path, results: Path, module: str) -> dict[str, Any]:
+def carry_out(
+    planned: Planned, *, data: Path, runs: Path, results: Path, module: str, on_val: bool = True
+) -> dict[str, Any]:
     """Train what is missing, measure it, and write ``results/<name>.json``.
 
     Args:
@@ -54,6 +56,7 @@ def carry_out(planned: Planned, *, data: Path, runs: Path, results: Path, module
         runs: where run folders go; may be deleted when the JSON is there.
         results: where the JSON goes.
         module: the study, for the command in the JSON.
+        on_val: False leaves val alone: a run that tunes something is judged by its probes.
 
     Returns:
         What the JSON holds.
@@ -70,14 +73,26 @@ def carry_out(planned: Planned, *, data: Path, runs: Path, results: Path, module
             raise ValueError(f"{path} is of other settings ({found['asked']}); move it away to run {asked}")
         return found
     folder = runs / planned.name
-    train(planned, data=data, folder=folder)
+    # A run that tunes something is not even given a folder that has val in it.
+    train(planned, data=data if on_val else data / "train", folder=folder)
     result = {"name": planned.name, "asked": {"recipe": planned.recipe, **planned.options}}
     result |= surroundings(module, [])
     result |= {"pretrain": shlex.join(["co2ssl", *planned.words(Path("DATA"), Path("RUN"))]), **curves(folder)}
-    result |= measure(str(folder), data)
+    if on_val:
+        result |= measure(str(folder), data)
     results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def stands(planned: Planned, *, runs: Path, results: Path) -> str:
+    """Where a run stands, in words."""
+    if (results / f"{planned.name}.json").is_file():
+        return "done"
+    if not (runs / planned.name / "metrics.jsonl").is_file():
+        return "to be run"
+    epochs = [event["epoch"] for event in read_events(runs / planned.name) if event["event"] == "epoch"]
+    return f"broken off after {max(epochs, default=0):g} epochs"
 
 
 def train(planned: Planned, *, data: Path, folder: Path) -> None:

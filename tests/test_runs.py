@@ -68,3 +68,17 @@ def test_an_interrupted_run_is_resumed(data: Path, tmp_path: Path, monkeypatch: 
     runs.train(planned, data=data, folder=folder)
     assert ["--resume", str(folder)] == words[1][-2:]
     assert (folder / "backbone.safetensors").is_file()
+
+
+def test_a_run_that_tunes_never_sees_val(data: Path, tmp_path: Path) -> None:
+    planned = Planned("short", "moco-small-32", {**SETTINGS, "epochs": 1})
+    where = {"runs": tmp_path / "runs", "results": tmp_path / "results"}
+    assert runs.stands(planned, **where) == "to be run"
+    for path in (data / "val").rglob("*.*"):
+        path.unlink()
+    result = carry_out(planned, data=data, module="tests.study", on_val=False, **where)
+    assert "knn" not in result
+    assert 0 <= result["probes"][-1]["top1"] <= 1
+    assert runs.stands(planned, **where) == "done"
+    (tmp_path / "results/short.json").unlink()
+    assert runs.stands(planned, **where) == "broken off after 1 epochs"

@@ -1,0 +1,165 @@
+"""Tables and figures of the pilot, from its committed JSON alone.
+
+    python -m benchmarks.pilot.report        # make pilot
+
+Figures go to ``docs/pilot/``; in ``docs/pilot.md`` the parts between ``<!-- NAME -->`` and ``<!-- end -->`` are
+written anew, the sentences around them are left as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pilot.draw import draw_all
+from benchmarks.pilot.paired import PairedDifference, paired_difference
+from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "pilot.md"
+MEASURES = {"knn": "kNN", "linear_fast": "linear (fast)"}
+
+Results = Mapping[str, dict[str, Any]]
+
+
+def main(measured: Path = HERE, page: Path = PAGE) -> None:
+    """Rewrite the page and its figures from what was measured: ``results/*.json`` and ``cost.json``."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted((measured / "results").glob("*.json"))}
+    cost = json.loads((measured / "cost.json").read_text())
+    draw_all(results, folder=page.with_suffix(""))
+    page.write_text(fill_in(page.read_text(), tables(results, cost)))
+    print(f"{page} from {len(results)} runs")
+
+
+def tables(results: Results, cost: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown by the name of its place."""
+    return {
+        "pairs": _pairs(results),
+        "differences": _differences(results),
+        "negatives": _negatives(results),
+        "short": _short(results),
+        "cost": _cost(cost),
+        "runs": _runs(results),
+    }
+
+
+def fill_in(page: str, made: Mapping[str, str]) -> str:
+    """The page with each table in its place.
+
+    Raises:
+        ValueError: a place without a table, or a table without a place.
+    """
+    places = set(re.findall(r"<!-- (?!end)([\w-]+) -->", page))
+    if places != set(made):
+        raise ValueError(f"the page has places for {sorted(places)}, the tables are {sorted(made)}")
+    for name, table in made.items():
+        start = page.index(f"<!-- {name} -->\n") + len(f"<!-- {name} -->\n")
+        page = page[:start] + table + "\n" + page[page.index("<!-- end -->", start) :]
+    return page
+
+
+def differences(results: Results, method: str, measure: str) -> PairedDifference | None:
+    """With minus without the term, in points, over the seeds for which both runs are there."""
+    pairs = [
+        tuple(results[paired_name(method, with_term=term, seed=seed)][measure]["top1"] for term in (True, False))
+        for seed in SEEDS
+        if all(paired_name(method, with_term=term, seed=seed) in results for term in (True, False))
+    ]
+    return paired_difference([100 * (with_term - without) for with_term, without in pairs])
+
+
+def _pairs(results: Results) -> str:
+    rows = [_row("method", *(f"{title}, seed {seed}" for title in MEASURES.values() for seed in SEEDS))]
+    for method in METHODS:
+        for term in (False, True):
+            names = [paired_name(method, with_term=term, seed=seed) for seed in SEEDS]
+            shown = [_percent(results, name, measure) for measure in MEASURES for name in names]
+            rows.append(_row(method + " + CO2" * term, *shown))
+    return _table(rows)
+
+
+def _differences(results: Results) -> str:
+    rows = [_row("method", "measure", "with minus without, each seed", "mean", "95 % interval", "by the plan")]
+    for method in METHODS:
+        found = {measure: differences(results, method, measure) for measure in MEASURES}
+        for measure, one in found.items():
+            if one is not None:
+                each = ", ".join(f"{value:+.1f}" for value in one.values)
+                interval = "-" if one.low is None else f"{one.low:+.1f} to {one.high:+.1f}"
+                rows.append(_row(method, MEASURES[measure], each, f"{one.mean:+.1f}", interval, one.verdict))
+    return _table(rows)
+
+
+def _negatives(results: Results) -> str:
+    header = ("run (seed 0)", "when", "cosine, own class", "other classes", "pair", "by chance", "mass of P", "of Q")
+    rows = [_row(*header)]
+    for method in METHODS:
+        for term in (False, True):
+            seen = results.get(paired_name(method, with_term=term, seed=0), {}).get("negatives", {})
+            for when, one in seen.items():
+                cosines = (f"{one[name]:.3f}" for name in ("same", "other", "pair"))
+                shares = (f"{100 * one[name]:.1f} %" for name in ("by_chance", "mass_of_p", "mass_of_q"))
+                rows.append(_row(method + " + CO2" * term, when, *cosines, *shares))
+    return _table(rows)
+
+
+def _short(results: Results) -> str:
+    rows = [_row("run", "changed", "kNN of the training tenth", "L_ins", "L_con", "effective rank")]
+    for planned in SHORT:
+        if planned.name not in results:
+            continue
+        result = results[planned.name]
+        last, probe = result["epochs"][-1], result["probes"][-1]
+        changed = [f"{name} {value}" for name, value in planned.options.items() if name not in _usual(planned.name)]
+        rows.append(
+            _row(
+                planned.name.removeprefix("short-"),
+                ", ".join(changed) or "-",
+                f"{100 * probe['top1']:.1f}",
+                f"{last['instance']:.2f}",
+                f"{last['consistency']:.3f}",
+                f"{probe['effective_rank']:.0f}",
+            )
+        )
+    return _table(rows)
+
+
+def _usual(name: str) -> set[str]:
+    """Options that a short run shares with the first one."""
+    first = SHORT[0].options
+    (own,) = [planned.options for planned in SHORT if planned.name == name]
+    return {option for option, value in own.items() if first.get(option) == value}
+
+
+def _runs(results: Results) -> str:
+    rows = [_row("run", "commit", "training", "processor")]
+    for name, result in results.items():
+        rows.append(_row(name, result["commit"][:9], f"{result['train_seconds'] / 60:.0f} min", result["cpu"]))
+    return _table(rows)
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    rows = [_row("method", "without, ms a step", "with, ms a step", "ratio")]
+    for method, one in cost["result"].items():
+        rows.append(_row(method, f"{one['without_ms']:.1f}", f"{one['with_ms']:.1f}", f"{one['ratio']:.3f}"))
+    return _table(rows)
+
+
+def _percent(results: Results, name: str, measure: str) -> str:
+    return f"{100 * results[name][measure]['top1']:.1f}" if name in results else "-"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(rows: list[str]) -> str:
+    """Markdown rows with the line that follows the first."""
+    return "\n".join([rows[0], re.sub(r"[^|]+", "---", rows[0]), *rows[1:]])
+
+
+if __name__ == "__main__":
+    main()

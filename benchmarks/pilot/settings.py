@@ -1,0 +1,76 @@
+"""Every run of the pilot, as PLAN.md says. The runs of a pair differ in the term alone."""
+
+from __future__ import annotations
+
+from benchmarks.runs import Planned
+
+SEEDS = (0, 1, 2)
+
+METHODS = {"moco": "moco-small-64", "moco-v2": "moco-v2-small-64"}
+"""Names in the pilot, and recipes."""
+
+SIZE: dict[str, object] = {
+    "arch": "resnet18",
+    "width": 0.5,
+    "stem": "imagenet",
+    "image_size": 48,
+    "batch_size": 128,
+    "batch_norm_groups": 4,
+    "lr": 0.06,
+    "weight_decay": 0.0001,
+    "queue_size": 1024,
+    "ema_keep": 0.996,
+    "epochs": 60,
+    "probe_every": 10,
+    "precision": "bf16",
+    "cache": True,
+}
+
+TEMPERATURES = {"moco": 0.07, "moco-v2": 0.2}
+"""tau_ins as each paper has it."""
+
+PUBLISHED_TEMPERATURES = {"moco": 0.04, "moco-v2": 0.05}
+"""tau_con: what P and Q are looked at with, in runs without the term too."""
+
+SHORT_EPOCHS = 20
+
+
+def paired_name(method: str, *, with_term: bool, seed: int) -> str:
+    """Of a run's folder and JSON."""
+    return f"{method}{'+co2' * with_term}-seed-{seed}"
+
+
+def _paired(method: str, *, with_term: bool, seed: int) -> Planned:
+    options = {**SIZE, "temperature": TEMPERATURES[method], "seed": seed}
+    return Planned(paired_name(method, with_term=with_term, seed=seed), METHODS[method] + "+co2" * with_term, options)
+
+
+PAIRED = tuple(
+    _paired(method, with_term=with_term, seed=seed)
+    for seed in SEEDS
+    for method in METHODS
+    for with_term in (False, True)
+)
+"""Twelve runs, whole pairs first."""
+
+
+def _short(name: str, **options: object) -> Planned:
+    given = {**SIZE, "temperature": TEMPERATURES["moco"], "seed": 0, "epochs": SHORT_EPOCHS, "probe_every": 5}
+    return Planned(f"short-{name}", METHODS["moco"] + "+co2" * (not name.startswith("plain")), {**given, **options})
+
+
+SHORT = (
+    _short("plain"),
+    _short("published"),
+    _short("alpha-1", consistency_weight=1.0),
+    _short("alpha-3", consistency_weight=3.0),
+    _short("alpha-30", consistency_weight=30.0),
+    _short("tau-0.02", consistency_temperature=0.02),
+    _short("tau-0.08", consistency_temperature=0.08),
+    _short("ramp-5", consistency_ramp_epochs=5),
+    _short("ramp-20", consistency_ramp_epochs=SHORT_EPOCHS),
+    _short("plain-queue-4096", queue_size=4096),
+    _short("queue-4096", queue_size=4096),
+    _short("queue-8192", queue_size=8192),
+)
+"""Twelve short runs of MoCo, measured on the tenth of the training images that the probe keeps back."""
