@@ -1,7 +1,8 @@
 """Training runs that outlive their process, and one JSON for each: what accuracy studies are made of.
 
-A run that is there already is not done again, one that was broken off goes on from its last checkpoint. Nothing is
-chosen here: settings come from the study, accuracy is that of the last epoch.
+A run that is there already is not done again, one that was broken off goes on from its last checkpoint, and what a
+finished one has not been measured by is made up for. Nothing is chosen here: settings come from the study, accuracy is
+that of the last epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from co2ssl.api import evaluate
 
 CURVE = ("epoch", "instance", "consistency", "top1", "learning_rate", "images_per_second")
 """What is kept of each epoch in the JSON: both parts of the loss, pretext accuracy, learning rate, speed."""
+
+
+MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "knn": ("knn", {"neighbours": 20}),
+    "knn_200": ("knn", {"neighbours": 200}),
+    "linear_fast": ("linear", {"fast": True}),
+}
+"""What a finished run is measured by: name in the JSON, protocol and its options."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,10 @@ def carry_out(
         asked = json.loads(json.dumps({"recipe": planned.recipe, **planned.options}))
         if found["asked"] != asked:
             raise ValueError(f"{path} is of other settings ({found['asked']}); move it away to run {asked}")
+        if not on_val or all(name in found for name in MEASURES):
+            return found
+        found |= measure(str(runs / planned.name), data)
+        path.write_text(json.dumps(found, indent=1) + "\n")
         return found
     folder = runs / planned.name
     # A run that tunes something is not even given a folder that has val in it.
@@ -105,10 +118,10 @@ def train(planned: Planned, *, data: Path, folder: Path) -> None:
 
 
 def measure(representation: str, data: Path) -> dict[str, Any]:
-    """kNN and fast linear accuracy on val; the classes come from train."""
+    """Every one of :data:`MEASURES` on val; the classes come from train."""
     return {
-        "knn": evaluate("knn", representation, str(data), str(data), quiet=True),
-        "linear_fast": evaluate("linear", representation, str(data), str(data), fast=True, quiet=True),
+        name: evaluate(protocol, representation, str(data), str(data), quiet=True, **options)
+        for name, (protocol, options) in MEASURES.items()
     }
 
 

@@ -20,6 +20,12 @@ SETTINGS: dict[str, object] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MEASURES", {**runs.MEASURES, "knn": ("knn", {"neighbours": 3})})
+    monkeypatch.delitem(runs.MEASURES, "knn_200")
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     write_classes(tmp_path / "data/train", classes=2, each=12)
@@ -47,6 +53,9 @@ def test_a_run_is_done_once(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(subprocess, "run", refused)
     assert carried_out(planned, data, tmp_path) == result
+    # A measure that came later is made up for, the training is not.
+    monkeypatch.setitem(runs.MEASURES, "knn_2", ("knn", {"neighbours": 2}))
+    assert carried_out(planned, data, tmp_path)["knn_2"]["k"] == 2
     with pytest.raises(ValueError, match="is of other settings"):
         carried_out(Planned("pair", "moco-small-32", SETTINGS), data, tmp_path)
 

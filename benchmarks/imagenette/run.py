@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.evaluate.surroundings import surroundings
 from benchmarks.imagenette.settings import RUNS
-from benchmarks.runs import carry_out, measure
+from benchmarks.runs import MEASURES, carry_out, measure
 
 HERE = Path(__file__).parent
 MODULE = "benchmarks.imagenette.run"
@@ -35,8 +35,8 @@ def main() -> None:
         metrics = options.runs / planned.name / "metrics.jsonl"
         if metrics.is_file():
             shutil.copyfile(metrics, options.out / f"{planned.name}.metrics.jsonl")
-        knn, linear = (100 * result[name]["top1"] for name in ("knn", "linear_fast"))
-        print(f"{planned.name}: kNN {knn:.1f} %, linear (fast) {linear:.1f} %, {result['train_seconds'] / 60:.1f} min")
+        shown = ", ".join(f"{name} {100 * result[name]['top1']:.2f} %" for name in MEASURES)
+        print(f"{planned.name}: {shown}, {result['train_seconds'] / 60:.1f} min")
     first = options.runs / RUNS[0].name
     baselines = surroundings(MODULE, sys.argv[1:]) | {
         kind: measure(f"{kind}:{first}", options.data) for kind in ("pixels", "untrained")
