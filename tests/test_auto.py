@@ -108,8 +108,11 @@ def test_every_change_is_told_once_with_its_numbers() -> None:
             assert told[field].reason in result.resolved.origins[field].why
             assert field in str(told[field])
             assert len(told[field].reason.split()) > 3
-    assert "65,536" in told["queue_size"].reason
-    assert "9,469" in told["queue_size"].reason
+    assert "2,048 keys" in told["queue_size"].reason
+    long = adapted("moco-v2+co2", num_images=100_000, machine=GPU)
+    (queue,) = [change for change in long.changes if change.field == "queue_size"]
+    assert "65,536" in queue.reason
+    assert "100,000" in queue.reason
 
 
 def test_the_published_setting_on_the_published_machine_is_left_alone() -> None:
@@ -202,17 +205,29 @@ def test_epochs_drops_and_key_encoder_go_together() -> None:
     few = adapted("moco", num_images=5_000, machine=GPU).resolved.recipe
     assert (few.epochs, few.drop_epochs) == (800, (480, 640))
     short = adapted("moco", num_images=5_000, machine=GPU, given={"epochs": 20}).resolved.recipe
-    assert (short.epochs, short.drop_epochs, short.ema_keep) == (20, (12, 16), 0.9)
+    assert (short.epochs, short.drop_epochs, short.ema_keep) == (20, (12, 16), 0.97)
     one = adapted("moco", num_images=5_000, machine=GPU, given={"epochs": 1}).resolved.recipe
     assert (one.epochs, one.drop_epochs) == (1, ())
     warm = adapted("simclr", machine=GPU, given={"epochs": 30}).resolved.recipe
     assert warm.warmup_epochs == 3
 
 
-@pytest.mark.parametrize(("epochs", "keep"), [(4000, 0.999), (400, 0.99), (100, 0.97), (10, 0.9)])
-def test_key_encoder_remembers_a_twentieth_of_the_run(epochs: int, keep: float) -> None:
+@pytest.mark.parametrize(("epochs", "keep"), [(4000, 0.999), (400, 0.996), (100, 0.984), (10, 0.9)])
+def test_key_encoder_remembers_a_tenth_of_the_run_at_most(epochs: int, keep: float) -> None:
     given = {"epochs": epochs, "batch_size": 256}
     assert adapted("moco-v2", num_images=2560, machine=GPU, given=given).resolved.recipe.ema_keep == keep
+
+
+@pytest.mark.parametrize(
+    ("epochs", "keep", "queue"),
+    [(60, 0.999, 8192), (30, 0.998, 2048), (10, 0.996, 1024), (5, 0.992, 512), (1, 0.9, 128)],
+)
+def test_a_fast_key_encoder_has_a_short_queue(epochs: int, keep: float, queue: int) -> None:
+    given = {"epochs": epochs, "batch_size": 128}
+    recipe = adapted("moco-v2", num_images=40_000, machine=GPU, given=given).resolved.recipe
+    assert (recipe.ema_keep, recipe.queue_size) == (keep, queue)
+    longer = adapted("moco-v2", num_images=40_000, machine=GPU, given={**given, "queue_size": 5000})
+    assert longer.resolved.recipe.queue_size == 5000
 
 
 def test_this_machine_can_be_described() -> None:

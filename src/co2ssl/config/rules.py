@@ -20,6 +20,12 @@ MOST_EPOCHS = 800
 """The most epochs that a recipe with fewer is given; the notebook's longest run."""
 QUEUE_SHARE = 4
 """A queue of 1/4 of the images holds the query's own image, from the epoch before, for (1/4)^2 / 2 = 3 % of queries."""
+KEEPS = (0.999, 0.998, 0.996, 0.992, 0.984, 0.97, 0.9)
+"""Momenta of a key encoder that is to remember less than the published one."""
+MEMORIES = 10
+"""How many times a run is to be as long as its key encoder remembers, 1 / (1 - ema_keep) steps."""
+QUEUES_OF_MEMORY = 25
+"""How many times as many steps a key encoder is to remember as the queue holds."""
 MIN_GROUP = 16
 """Images that batch norm should have in a group (MoCo's GPUs had 32); also the smallest batch."""
 MIN_CROP_SIDE = 12
@@ -171,12 +177,30 @@ def _key_encoder(draft: Draft) -> None:
     if draft.recipe.ema_keep is None:
         return
     steps = draft.recipe.epochs * draft.steps_per_epoch
-    keep = next((keep for keep in (0.999, 0.99, 0.97) if steps * (1 - keep) >= 20), 0.9)
-    if keep < draft.recipe.ema_keep:
+    keep = next((keep for keep in KEEPS if steps * (1 - keep) >= MEMORIES), KEEPS[-1])
+    if keep >= draft.recipe.ema_keep:
+        return
+    draft.set(
+        "ema_keep",
+        keep,
+        f"in {steps:,} steps the key encoder would stay {1 / max(1e-9, 1 - draft.recipe.ema_keep):,.0f} behind",
+    )
+    _age_of_keys(draft)
+
+
+def _age_of_keys(draft: Draft) -> None:
+    """A key encoder that moves faster than published needs a shorter queue, or keys are told apart by their age."""
+    assert draft.recipe.queue_size is not None
+    assert draft.recipe.ema_keep is not None
+    memory = 1 / (1 - draft.recipe.ema_keep)
+    batch, queue = draft.recipe.batch_size, draft.recipe.queue_size
+    size = max(_power_of_two(int(memory / QUEUES_OF_MEMORY * batch)), batch)
+    if size < queue:
         draft.set(
-            "ema_keep",
-            keep,
-            f"in {steps:,} steps the key encoder would stay {1 / max(1e-9, 1 - draft.recipe.ema_keep):,.0f} behind",
+            "queue_size",
+            size,
+            f"{queue:,} keys are those of {queue / batch:,.0f} steps, and the key encoder remembers {memory:,.0f}: "
+            "old keys would be told from new ones by their age",
         )
 
 
