@@ -97,6 +97,8 @@ def test_each_protocol_has_its_own_help(protocol: str, capsys: pytest.CaptureFix
     assert ("--neighbours" in text) == (protocol == "knn")
     assert ("--fast" in text) == (protocol == "linear")
     assert ("--pipeline" in text) == (protocol == "svm")
+    assert ("--labels" in text) == (protocol in ("finetune", "supervised"))
+    assert ("--head-lr" in text) == (protocol == "finetune")
     for common in ("--arch", "--cache", "--out", "--feature-dtype", "BACKBONE"):
         assert common in text
 
@@ -132,6 +134,67 @@ def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, caps
     assert [row["lr"] for row in rows] == [1.0, 2.0]
     # Two sets of images, two layers; every form above shares them.
     assert len(list((run / "features").glob("*.npy"))) == 3
+
+
+def test_finetuning_keeps_its_draws_and_leaves_the_backbone(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "backbone.safetensors").read_bytes()
+    given = words("finetune", run, place, "--epochs", "2", "--labels", "50%")
+    assert main([*given, "--draws", "2", "--batch-size", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "finetune, mean of 2 trainings, last of 2 epochs on 12 labelled images: top-1 " in text
+    assert " +- " in text
+    assert "of 12 images, 2 classes" in text
+    found = result(run, "finetune-50percent")
+    assert (found["labels"], found["num_train"], found["batch_size"], found["head_lr"]) == ("50%", 12, 4, 1.0)
+    assert (run / "backbone.safetensors").read_bytes() == before
+    assert not (run / "features").exists()
+    lists = [run / "evaluation" / f"finetune-50percent.seed-{seed}.txt" for seed in (0, 1)]
+    names = [path.read_text().splitlines() for path in lists]
+    assert [len([name for name in own if name.startswith("class-0/")]) for own in names] == [6, 6]
+    assert names[0] != names[1]
+    # The list that was left is the draw, for anyone who has the images.
+    listed = words("finetune", run, place, "--epochs", "2", "--label-list", str(lists[0]))
+    assert main([*listed, "--draws", "1", "--batch-size", "4"]) == 0
+    again = result(run, "finetune-finetune-50percent.seed-0")
+    first, own = (rows["draws"][0] for rows in (found, again))  # type: ignore[index]
+    assert (own["top1"], own["subset_hash"]) == (first["top1"], first["subset_hash"])
+    assert again["labels"] is None
+
+
+def test_supervised_rows_begin_with_fresh_weights_and_leave_a_backbone(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file
+
+    assert main(words("supervised", run, place, "--epochs", "2", "--seed", "3")) == 0
+    captured = capsys.readouterr()
+    assert "supervised, last of 2 epochs on 24 labelled images: top-1 " in captured.out
+    assert "24 labelled images are fewer than the published batch of 256" in captured.err
+    found = result(run, "supervised")
+    assert (found["labels"], found["batch_size"], found["top1_std"]) == (None, 24, None)
+    kept, own = (load_file(path) for path in (found["trained"], run / "backbone.safetensors"))  # type: ignore[arg-type]
+    assert kept.keys() == own.keys()
+    # The run's weights play no part: with others, and named in another way, all is the same.
+    assert main(words("supervised", f"untrained:{run}", place, "--epochs", "2", "--seed", "3")) == 0
+    other = json.loads((run / "evaluation" / "untrained" / "supervised.json").read_text())
+    assert (other["weights"], other["top1"]) == (found["weights"], found["top1"])
+    assert all(torch.equal(value, kept[name]) for name, value in load_file(other["trained"]).items())
+    assert main(words("supervised", run, place, "--epochs", "1", "--labels", "25%", "--draws", "2")) == 0
+    assert result(run, "supervised-25percent")["num_train"] == 6
+
+
+def test_labels_that_cannot_be_had(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for protocol in ("finetune", "supervised"):
+        assert "give 1%, 10%" in complaint(words(protocol, run, place, "--labels", "0%"), capsys, code=2)
+        assert "leave --cache out" in complaint(words(protocol, run, place, "--no-cache"), capsys, code=2)
+        assert "at least 8.334%" in complaint(words(protocol, run, place, "--labels", "5%"), capsys, code=2)
+        assert "no network to train" in complaint(words(protocol, f"pixels:{run}", place), capsys, code=2)
+        (tmp_path / "list.txt").write_text("class-0/000.png\nclass-9/000.png\n")
+        listed = words(protocol, run, place, "--label-list", str(tmp_path / "list.txt"))
+        assert "lacks 1 of the 2 images" in complaint(listed, capsys, code=1)
+    assert "fewer than its 2 classes" in complaint(words("finetune", run, place), capsys, code=2)
 
 
 def test_svm_of_a_voc_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +280,12 @@ def evaluate_together(protocol: str, run: str, train: str, val: str, options: di
 
 @pytest.mark.parametrize(
     ("protocol", "options"),
-    [("knn", {"neighbours": 3}), ("linear", {"fast": True}), ("linear", {"epochs": 2, "batch_size": 8, "lr": (0.1,)})],
+    [
+        ("knn", {"neighbours": 3}),
+        ("linear", {"fast": True}),
+        ("linear", {"epochs": 2, "batch_size": 8, "lr": (0.1,)}),
+        ("finetune", {"epochs": 1, "batch_size": 8, "labels": "50%", "draws": 1}),
+    ],
 )
 def test_two_processes_find_what_one_finds(
     protocol: str, options: dict[str, Any], two_processes: ProcessPair, place: Path, run: Path, tmp_path: Path
@@ -226,9 +294,29 @@ def test_two_processes_find_what_one_finds(
     first, second = two_processes(evaluate_together, protocol, str(run), *data, options)
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
     alone = evaluate_together(protocol, str(run), *data, {**options, "out": str(tmp_path / "alone")})
-    assert (first["top1"], first["num_train"], first["num_val"]) == (alone["top1"], 24, 12)
+    assert (first["top1"], first["num_train"], first["num_val"]) == (alone["top1"], alone["num_train"], 12)
+    if protocol == "finetune":
+        return
+    assert first["num_train"] == 24
     without = two_processes(evaluate_together, protocol, str(run), *data, {**options, "cache": False})[0]
     assert without["top1"] == alone["top1"]
+
+
+def test_broken_off_finetuning_goes_on_with_the_same_command(
+    place: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words("finetune", run, place, "--labels", "50%", "--epochs", "2", "--batch-size", "6", "--draws", "2")
+    assert main(given) == 0
+    straight = result(run, "finetune-50percent")
+    asked = iter([False, False, False, False, False, True])
+    with monkeypatch.context() as patched:
+        patched.setattr("co2ssl.evaluate.label_draws.stop_on_signals", lambda: Answers(asked))
+        assert "the same command goes on" in complaint(given, capsys, code=130)
+    assert (run / "evaluation" / "finetune-50percent.partial.ckpt").is_file()
+    assert main(given) == 0
+    later = result(run, "finetune-50percent")
+    assert [row["top1"] for row in later["draws"]] == [row["top1"] for row in straight["draws"]]  # type: ignore[attr-defined]
+    assert not (run / "evaluation" / "finetune-50percent.partial.ckpt").exists()
 
 
 def test_a_broken_off_training_goes_on_with_the_same_command(

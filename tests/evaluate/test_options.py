@@ -10,10 +10,11 @@ from co2ssl.api.protocols import MEASURES
 from co2ssl.config.messages import validated
 from co2ssl.errors import UsageError
 from co2ssl.evaluate import PROTOCOLS
+from co2ssl.evaluate.base_options import EvaluationOptions
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE
 from co2ssl.evaluate.layers import LAYERS
 from co2ssl.evaluate.linear_sgd import BATCH_SIZE, EPOCHS
-from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, EvaluationOptions, KnnOptions, LinearOptions, SvmOptions
+from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, KnnOptions, LinearOptions, SvmOptions
 from co2ssl.evaluate.svm_problem import Difficult
 from co2ssl.evaluate.voc07 import DEFAULT_PIPELINE, PIPELINES
 
@@ -25,7 +26,7 @@ def linear(**given: Any) -> LinearOptions:
 
 
 def test_every_protocol_has_options_a_function_and_examples() -> None:
-    assert list(PROTOCOLS) == list(OPTIONS) == list(MEASURES)
+    assert list(PROTOCOLS) == list(OPTIONS) == [*MEASURES, "all"]
     for name, model in OPTIONS.items():
         assert model.examples
         assert all(words.startswith(f"co2ssl evaluate {name} ") for words in model.examples)
@@ -41,7 +42,7 @@ def test_every_option_has_its_help(model: type[EvaluationOptions]) -> None:
 def test_defaults_are_those_of_the_functions() -> None:
     assert validated(KnnOptions, PAIR).temperature == DEFAULT_TEMPERATURE
     assert (linear().epochs, linear().batch_size) == (EPOCHS, BATCH_SIZE)
-    for model in OPTIONS.values():
+    for model in (KnnOptions, LinearOptions, SvmOptions):
         assert get_args(model.model_fields["layer"].annotation) == LAYERS
 
 
@@ -50,6 +51,7 @@ def test_the_names_of_results() -> None:
     assert linear(fast=True).result_name == "fast"
     assert linear(layer="res4").result_name == "res4"
     assert linear(fast=True, layer="res4").result_name == "fast-res4"
+    assert linear(fast=True, layer="res4", seed=2).result_name == "fast-res4-seed-2"
 
 
 def test_choices_of_the_svm_are_those_of_its_room() -> None:
@@ -59,6 +61,7 @@ def test_choices_of_the_svm_are_those_of_its_room() -> None:
     assert get_args(fields["difficult"].annotation) == get_args(Difficult)
     assert validated(SvmOptions, {"voc": "v"}).result_name == ""
     assert validated(SvmOptions, {"voc": "v", "pipeline": "pcl", "year": "2012"}).result_name == "pcl-2012"
+    assert validated(SvmOptions, {"voc": "v", "seed": 1}).result_name == "seed-1"
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", (1.0,)), ("epochs", 5), ("batch_size", 8)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 
 from torch import nn
 
+from co2ssl.api.all_table import table_in_words
 from co2ssl.api.backbones import representation
+from co2ssl.api.everything import ALL, evaluate_all
 from co2ssl.api.images import Images
-from co2ssl.api.protocols import MEASURES, result_path
+from co2ssl.api.results import measure
 from co2ssl.config.messages import validated
 from co2ssl.distributed import is_main, process_group
 from co2ssl.errors import UsageError
-from co2ssl.evaluate.feature_key import network_hash
-from co2ssl.evaluate.options import OPTIONS, EvaluationOptions
-from co2ssl.train.checkpoint import write_atomically
-from co2ssl.version import __version__
+from co2ssl.evaluate.all_options import AllOptions
+from co2ssl.evaluate.base_options import EvaluationOptions
+from co2ssl.evaluate.options import OPTIONS
 
 Say = Callable[[str], None]
 
@@ -28,23 +28,26 @@ Say = Callable[[str], None]
 def evaluate(
     protocol: str, backbone: str | Path | nn.Module, *data: Images, say: Say | None = None, **options: Any
 ) -> dict[str, object]:
-    """Measure a frozen backbone; nothing is chosen on what it is measured on.
+    """Measure a backbone, which stays as it is; nothing is chosen on what it is measured on.
 
         evaluate("knn", "runs/r", "imagenette/train", "imagenette/val", neighbours=20)
         evaluate("linear", "torchvision:resnet50", train, val, fast=True, out="results/supervised")
+        evaluate("all", "runs/r", "imagenette", seeds=3)
 
     Args:
         protocol: a key of ``co2ssl.evaluate.PROTOCOLS``.
         backbone: as for :func:`co2ssl.api.backbones.representation`.
-        *data: what the protocol needs, in the order of its command: for knn and linear the labelled images to learn
-            the classes from, and those to measure on. Whatever ``pretrain`` takes.
+        *data: what the protocol needs, in the order of its command: the labelled images to learn the classes from, and
+            those to measure on; for svm the VOCdevkit folder; for all the images that hold both, or those to learn
+            from, with ``val=`` those to measure on. Whatever ``pretrain`` takes.
         say: where lines for a person go; None prints them to stderr, unless ``quiet``.
         **options: of the protocol (``co2ssl.evaluate.options``), such as ``neighbours``, ``fast``, ``layer``,
             ``device``, ``cache``, ``out``.
 
     Returns:
-        ``protocol``, the accuracies as shares from 0 to 1, ``settings``, counts and ``seconds``. Of a run folder, and
-        where ``out`` is given, also written to ``evaluation/<protocol>.json`` in it.
+        ``protocol``, the accuracies as shares from 0 to 1, ``settings``, counts and ``seconds``; of all what
+        :func:`co2ssl.api.everything.evaluate_all` returns. Of a run folder, and where ``out`` is given, also written to
+        ``evaluation/<protocol>.json`` in it.
 
     Raises:
         UserError: an unknown protocol or option, no such backbone, weights that do not fit, images without labels, or
@@ -60,22 +63,12 @@ def evaluate(
             precision=chosen.precision,
             out=chosen.out,
         )
-        if measured.found and is_main():
-            (say or _to_stderr(chosen.quiet))(measured.found)
-        device = next((tensor.device for tensor in measured.backbone.parameters()), None)
-        result = {
-            "representation": measured.name,
-            "weights": network_hash(measured.backbone),
-            "version": __version__,
-            "settings": _settings(chosen),
-            **MEASURES[protocol](measured, chosen),
-        }
-        if device is not None:
-            # A module that a program handed over goes back to where it was.
-            measured.backbone.to(device)
-        if measured.home is not None and is_main():
-            _write(result_path(measured, protocol, chosen), result)
-    return result
+        told = (say or _to_stderr(chosen.quiet)) if is_main() else _to_nobody
+        if measured.found:
+            told(measured.found)
+        if isinstance(chosen, AllOptions):
+            return evaluate_all(measured, chosen, told)
+        return measure(protocol, measured, chosen)
 
 
 def resolve(protocol: str, data: tuple[Images, ...], options: dict[str, Any]) -> EvaluationOptions:
@@ -97,11 +90,13 @@ def resolve(protocol: str, data: tuple[Images, ...], options: dict[str, Any]) ->
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """What the command prints: a line for each number, and what was left out of it."""
+    """What the command prints: a line for each number, and what was left out of it; of ``all`` the table."""
+    if result["protocol"] == ALL:
+        return table_in_words(result)
     counted = f"of {result['num_val']} images, {result['num_classes']} classes"
     rows = result.get("classifiers")
     if not isinstance(rows, list):
-        lines = [f"{result['protocol']}: {_accuracy(result)} {counted}"]
+        lines = [f"{result['protocol']}{_trainings(result)}: {_accuracy(result)} {counted}"]
         if left_out := result.get("left_out"):
             lines.append(f"  left out, as no image of {result['val']} shows them: {', '.join(left_out)}")
         if borrowed := (result.get("cross_validation") or {}).get("borrowed"):
@@ -115,28 +110,26 @@ def in_words(result: dict[str, Any]) -> str:
 def _accuracy(result: dict[str, Any]) -> str:
     if "map_area" in result:
         return f"mAP {100 * result['map_11point']:.2f} % (11-point), {100 * result['map_area']:.2f} % (area)"
-    return f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %"
+    shown = []
+    for title, name in (("top-1", "top1"), ("top-5", "top5")):
+        spread = result.get(f"{name}_std")
+        about = "" if spread is None else f" +- {100 * spread:.2f}"
+        shown.append(f"{title} {100 * result[name]:.2f}{about} %")
+    return ", ".join(shown)
 
 
-def _settings(chosen: EvaluationOptions) -> dict[str, object]:
-    """The options as JSON has them: images that a program handed over by the words for them."""
-    return {name: _plain(getattr(chosen, name)) for name in type(chosen).model_fields}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else _name(value)
-
-
-def _name(value: object) -> str:
-    return str(getattr(value, "name", None) or (value if isinstance(value, Path) else type(value).__name__))
+def _trainings(result: dict[str, Any]) -> str:
+    """On how many labels a network was trained, and how often."""
+    draws = result.get("draws")
+    if not isinstance(draws, list):
+        return ""
+    mean = f"mean of {len(draws)} trainings, " if len(draws) > 1 else ""
+    return f", {mean}last of {result['epochs']} epochs on {result['num_train']:,} labelled images"
 
 
 def _to_stderr(quiet: bool) -> Say:
-    return (lambda _: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    return _to_nobody if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
-def _write(path: Path, result: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(json.dumps(result, indent=2).encode() + b"\n"))
+def _to_nobody(_: str) -> None:
+    return None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,19 +17,32 @@ import torch
 
 from co2ssl.api.backbones import Representation
 from co2ssl.api.images import open_images
+from co2ssl.api.labels import fresh_backbones, keep_drawn_lists, keep_first, require_network, subsets_of
 from co2ssl.api.machine import build_device
 from co2ssl.config import RunOptions, usable_cores
 from co2ssl.data.sources import Source
 from co2ssl.distributed import gather, is_main
+from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
 from co2ssl.evaluate.feature_key import network_hash
 from co2ssl.evaluate.feature_store import FeatureStore
 from co2ssl.evaluate.features import Features, labels_of, matched_labels
+from co2ssl.evaluate.finetune import finetune, finetune_settings
 from co2ssl.evaluate.knn import knn
+from co2ssl.evaluate.label_draws import batch_that_fits
+from co2ssl.evaluate.label_subsets import LabelSubset
 from co2ssl.evaluate.layers import at_layer
 from co2ssl.evaluate.linear import linear_lbfgs
 from co2ssl.evaluate.linear_sgd import LinearSettings, linear_sgd
-from co2ssl.evaluate.options import EvaluationOptions, KnnOptions, LinearOptions, PairOptions, SvmOptions
+from co2ssl.evaluate.options import (
+    FinetuneOptions,
+    KnnOptions,
+    LabelledOptions,
+    LinearOptions,
+    SupervisedOptions,
+    SvmOptions,
+)
 from co2ssl.evaluate.resumable import Saved
+from co2ssl.evaluate.supervised import supervised, supervised_settings
 from co2ssl.evaluate.voc07 import evaluate_svm, voc_features
 from co2ssl.train.progress import warn
 
@@ -69,10 +83,7 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
         precision=representation.precision,
     )
     network = at_layer(representation.backbone.to(device_of(options)), options.layer)
-    saved = None
-    if representation.home is not None:
-        key = _hash(network_hash(network), known.fingerprint(), asked.fingerprint(), repr(settings))
-        saved = Saved(result_path(representation, "linear", options).with_suffix(".partial.ckpt"), key=key)
+    hashes = (network_hash(network), known.fingerprint(), asked.fingerprint())
     return linear_sgd(
         network,
         known,
@@ -80,7 +91,7 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
         settings,
         device=device_of(options),
         workers=workers_of(options),
-        saved=saved,
+        saved=saved_for(representation, "linear", options, *hashes, repr(settings)),
         quiet=options.quiet,
     )
 
@@ -110,8 +121,64 @@ def measure_svm(representation: Representation, options: SvmOptions) -> dict[str
     )
 
 
-MEASURES: Mapping[str, Measure] = {"knn": measure_knn, "linear": measure_linear, "svm": measure_svm}
-"""The function of every protocol in ``co2ssl.evaluate.PROTOCOLS``."""
+def measure_finetune(representation: Representation, options: FinetuneOptions) -> dict[str, object]:
+    """``finetune``: copies of the network, each trained on the labels of a subset."""
+    require_network(representation)
+    known, asked = labelled_pair(options, representation.home)
+    subsets = [subset for subset in subsets_of(known, options) if subset is not None]
+    settings = finetune_settings(
+        representation.image_size,
+        backbone_lr=options.backbone_lr,
+        head_lr=options.head_lr,
+        **_training(representation, options, min(map(len, subsets))),
+    )
+    weights = network_hash(representation.backbone)
+    result = finetune(
+        representation.backbone,
+        known,
+        asked,
+        subsets,
+        settings,
+        **_running(representation, "finetune", options, known, asked, subsets, f"{weights} {settings}"),
+    )
+    return {**result, "labels": options.share}
+
+
+def measure_supervised(representation: Representation, options: SupervisedOptions) -> dict[str, object]:
+    """``supervised``: networks of the same architecture, trained from fresh weights; the first one is kept."""
+    require_network(representation)
+    known, asked = labelled_pair(options, representation.home)
+    fresh = fresh_backbones(representation, options.arch)
+    subsets = subsets_of(known, options)
+    num_labelled = min(len(known if subset is None else subset) for subset in subsets)
+    settings = supervised_settings(
+        representation.image_size, lr=options.lr, **_training(representation, options, num_labelled)
+    )
+    weights = network_hash(fresh(options.seed))
+    kept = (
+        result_path(representation, "supervised", options).with_suffix(".safetensors") if representation.home else None
+    )
+    result = supervised(
+        fresh,
+        known,
+        asked,
+        subsets,
+        settings,
+        keep=partial(keep_first, kept),
+        **_running(representation, "supervised", options, known, asked, subsets, f"{weights} {settings}"),
+    )
+    # The weights that a run has were not looked at.
+    return {**result, "labels": options.share, "weights": weights, "trained": None if kept is None else str(kept)}
+
+
+MEASURES: Mapping[str, Measure] = {
+    "knn": measure_knn,
+    "linear": measure_linear,
+    "svm": measure_svm,
+    "finetune": measure_finetune,
+    "supervised": measure_supervised,
+}
+"""The function of every protocol in ``co2ssl.evaluate.PROTOCOLS`` but ``all``, which runs these."""
 
 
 def labelled_pair(options: PairOptions, listing_folder: Path | None = None) -> tuple[Source, Source]:
@@ -158,8 +225,54 @@ def features_for(representation: Representation, source: Source, options: Evalua
 
 def result_path(representation: Representation, protocol: str, options: EvaluationOptions) -> Path:
     """Where a result goes: ``evaluation/<protocol>.json`` in the run folder, or in a folder of what it has to beat."""
-    name = "-".join(part for part in (protocol, options.result_name) if part)
-    return _home(representation) / RESULTS / representation.kind / f"{name}.json"
+    return _home(representation) / RESULTS / representation.kind / f"{result_name(protocol, options)}.json"
+
+
+def result_name(protocol: str, options: EvaluationOptions) -> str:
+    """The name of a result: the protocol, and what tells it from others of that."""
+    return "-".join(part for part in (protocol, options.result_name) if part)
+
+
+def saved_for(representation: Representation, protocol: str, options: EvaluationOptions, *key: str) -> Saved | None:
+    """Where a long measurement stands on the disk, as far as it is of this key; None where nothing is kept."""
+    if representation.home is None:
+        return None
+    path = result_path(representation, protocol, options)
+    return Saved(path.with_suffix(".partial.ckpt"), key=_hash(*key))
+
+
+def _training(representation: Representation, options: LabelledOptions, num_labelled: int) -> dict[str, Any]:
+    """Settings that fine-tuning and training from nothing have in common."""
+    return {
+        "resize": representation.resize,
+        "precision": representation.precision,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size or batch_that_fits(num_labelled),
+        "weight_decay": options.weight_decay,
+    }
+
+
+def _running(
+    representation: Representation,
+    protocol: str,
+    options: LabelledOptions,
+    known: Source,
+    asked: Source,
+    subsets: Sequence[LabelSubset | None],
+    key: str,
+) -> dict[str, Any]:
+    """Where and how a training on labels runs; its drawn subsets are written down."""
+    if representation.home is not None:
+        keep_drawn_lists(result_path(representation, protocol, options), known, subsets)
+    parts = (str(None if subset is None else subset.described()) for subset in subsets)
+    keys = (key, str(options.seed), known.fingerprint(), asked.fingerprint(), *parts)
+    return {
+        "seed": options.seed,
+        "device": device_of(options),
+        "workers": workers_of(options),
+        "saved": saved_for(representation, protocol, options, *keys),
+        "quiet": options.quiet,
+    }
 
 
 def device_of(options: EvaluationOptions) -> torch.device:

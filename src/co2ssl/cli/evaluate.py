@@ -10,7 +10,8 @@ from co2ssl.cli.options import REQUIRED, Option, given, parse
 from co2ssl.config import field_docs
 from co2ssl.errors import UsageError
 from co2ssl.evaluate import PROTOCOLS
-from co2ssl.evaluate.options import OPTIONS, EvaluationOptions
+from co2ssl.evaluate.base_options import EvaluationOptions
+from co2ssl.evaluate.options import OPTIONS
 
 _BACKBONE = (
     "A run folder; weights:PATH (with --arch); torchvision:NAME; or what they have to beat: untrained:RUN or "
@@ -56,7 +57,9 @@ def _options(model: type[EvaluationOptions]) -> dict[str, Option]:
     for name in (*own, *shared):
         field = model.model_fields[name]
         default: Any = REQUIRED if field.is_required() else field.default
-        options[name] = Option(kind=field.rebuild_annotation(), help=docs[name], default=default)
+        # What may be an object of a program is a name here.
+        kind: Any = str | None if field.annotation is Any else field.rebuild_annotation()
+        options[name] = Option(kind=kind, help=docs[name], default=default)
     return options | {"json": Option(kind=bool, help="Print the whole result as JSON.", default=False)}
 
 

@@ -93,6 +93,13 @@ def network_hash(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def source_hash(source: Source) -> str:
+    """Sixteen hex digits of a source: its fingerprint, the pixels of some of its images, and its labels."""
+    labels = b"" if source.labels is None else np.ascontiguousarray(source.labels).tobytes()
+    named = json.dumps([source.fingerprint(), len(source), _sample_hash(source), source.classes])
+    return _hash(named.encode("utf-8", "surrogateescape") + labels)
+
+
 def _sample_hash(source: Source) -> str:
     digest = hashlib.sha256()
     for place in np.unique(np.linspace(0, max(0, len(source) - 1), SAMPLED_IMAGES).astype(np.int64))[: len(source)]:

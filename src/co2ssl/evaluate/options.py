@@ -6,83 +6,23 @@ Fields that name images go by place, in the order of ``positional``; a field's d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from co2ssl.errors import UsageError
-
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Layer = Literal["res1", "res2", "res3", "res4", "res5", "pooled"]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+from co2ssl.evaluate.all_options import AllOptions
+from co2ssl.evaluate.base_options import Count, EvaluationOptions, Layer, PairOptions, Positive, Seed
+from co2ssl.evaluate.label_share import PUBLISHED, share_of
 
 SGD_ONLY = ("lr", "epochs", "batch_size")
 """Options of the published linear protocol that its fast form has no use for."""
 
+NOT_FROM_FEATURES = ("cache", "feature_dtype")
+"""Options of features that a protocol which trains the whole network has no use for."""
+
 SVM_NAMING = ("pipeline", "year", "layer", "train_split", "test_split", "difficult")
 """Options of the SVM protocol that tell its results apart."""
-
-
-class EvaluationOptions(BaseModel):
-    """What every protocol can be told: which backbone, how its features are made, and what is kept."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        defer_build=True,
-    )
-    positional: ClassVar[tuple[str, ...]] = ()
-    """Fields that name images, in the order in which they are given."""
-    examples: ClassVar[tuple[str, ...]] = ()
-    """Command lines for the help page."""
-
-    arch: str | None = None
-    """Architecture of weights:PATH, by torchvision's name (resnet50, ...); every other backbone knows its own."""
-    weights: str = "IMAGENET1K_V1"
-    """Which of torchvision's weights torchvision:NAME takes; untrained:torchvision:NAME has none."""
-    image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side of the centre crop, in pixels. None: a run's own, and 224 for any other backbone."""
-    precision: Literal["float32", "bf16"] | None = None
-    """Arithmetic of the backbone. None: a run's own, and float32 for any other backbone."""
-    feature_dtype: Literal["float32", "float16"] = "float32"
-    """Numbers that features are kept as; float16 is half the file."""
-    cache: bool = True
-    """Whether features are kept on the disk, and those that lie there are used."""
-    out: str | None = None
-    """Folder for features/ and evaluation/. None: the run folder; of a backbone without one nothing is kept."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes CUDA, then MPS, then the CPU."""
-    workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that decode images. None: one a core."""
-    quiet: bool = False
-    """No progress."""
-
-    def check(self) -> None:
-        """Refuse a combination of options that makes no sense.
-
-        Raises:
-            UsageError: there is one; here, none.
-        """
-
-    @property
-    def result_name(self) -> str:
-        """What tells this measurement from others of its protocol, in the name of its file; empty: nothing."""
-        return ""
-
-
-class PairOptions(EvaluationOptions):
-    """Of a protocol that learns from labelled images and measures on others."""
-
-    positional: ClassVar[tuple[str, ...]] = ("train", "val")
-    # From Python also a source, or a data set: whatever ``pretrain`` takes.
-    train: Any
-    """Labelled images to learn the classes from: a folder of class folders; cifar10:PATH; or demo."""
-    val: Any
-    """Labelled images to measure on."""
 
 
 class KnnOptions(PairOptions):
@@ -135,8 +75,90 @@ class LinearOptions(PairOptions):
 
     @property
     def result_name(self) -> str:
-        """``fast``, and the layer where it is not the usual one."""
-        return "-".join(["fast"] * self.fast + [self.layer] * (self.layer != "pooled"))
+        """``fast``; the layer and the seed, where they are not the usual ones."""
+        return "-".join(["fast"] * self.fast + [self.layer] * (self.layer != "pooled") + _seed_named(self.seed))
+
+
+class LabelledOptions(PairOptions):
+    """Of a protocol that trains the whole network on labels, several times."""
+
+    labels: str | None = None
+    """Share of the training images whose labels are used, the same number of every class: 1%, 10%, or another."""
+    label_list: str | Path | None = None
+    """Instead of a seeded draw: a file that names these images, one a line (.txt, .txt.gz); simclr fetches SimCLR's."""
+    draws: Count | None = None
+    """Trainings, each with a draw and a seed of its own; their mean is reported. None: 3, of all the labels 1."""
+    epochs: Count
+    """Passes over the labelled images."""
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    """Of every parameter."""
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Images in a batch, over all processes. None: 256, or all the labelled ones where they are fewer."""
+    seed: Seed = 0
+    """Of the first draw and training; the next has the next one."""
+
+    def check(self) -> None:
+        """Refuse what is no share, and what only frozen features use.
+
+        Raises:
+            UsageError: such an option.
+        """
+        if self.labels is not None:
+            share_of(self.labels)
+        unused = [f"--{name.replace('_', '-')}" for name in NOT_FROM_FEATURES if name in self.model_fields_set]
+        if unused:
+            raise UsageError(f"leave {', '.join(unused)} out: the network is trained, and no features are kept.")
+
+    @property
+    def share(self) -> str | None:
+        """The share of the images that is asked for; None: all, or whatever the list says."""
+        return self.labels
+
+    @property
+    def result_name(self) -> str:
+        """The share, and the list where there is one."""
+        share = [] if self.share is None else [self.share.replace("%", "percent")]
+        listed = [] if self.label_list is None else [Path(self.label_list).name.removesuffix(".gz")]
+        return "-".join([*share, *(name.removesuffix(".txt") for name in listed)])
+
+
+class FinetuneOptions(LabelledOptions):
+    """Of ``finetune``."""
+
+    examples = (
+        "co2ssl evaluate finetune runs/r imagenette/train imagenette/val --labels 10% --batch-size 64",
+        "co2ssl evaluate finetune runs/r imagenet/train imagenet/val --labels 1% --label-list simclr",
+    )
+    epochs: Count = 20
+    """Passes over the labelled images; the learning rates fall to a fifth after 60 and 80 hundredths of them."""
+    backbone_lr: Annotated[float, Field(ge=0.0)] = 0.01
+    """Learning rate of the backbone, for a batch of 256."""
+    head_lr: Positive = 1.0
+    """Learning rate of the new classifier, for a batch of 256."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
+    """As for MoCo; for MoCo v2 the paper has 1e-4."""
+
+    @property
+    def share(self) -> str | None:
+        """1% where neither a share nor a list of one's own is given."""
+        own_list = self.label_list is not None and str(self.label_list) != PUBLISHED
+        return self.labels if self.labels is not None or own_list else "1%"
+
+
+class SupervisedOptions(LabelledOptions):
+    """Of ``supervised``."""
+
+    examples = (
+        "co2ssl evaluate supervised runs/r imagenette/train imagenette/val    # the run's architecture, fresh weights",
+        "co2ssl evaluate supervised untrained:torchvision:resnet50 imagenet/train imagenet/val --out results/r50",
+        "co2ssl evaluate supervised runs/r imagenette/train imagenette/val --labels 10%",
+    )
+    epochs: Count = 90
+    """Passes over the labelled images; the learning rate falls to a tenth after each third of them."""
+    lr: Positive = 0.1
+    """Learning rate, for a batch of 256."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    """Of every parameter."""
 
 
 class SvmOptions(EvaluationOptions):
@@ -170,8 +192,21 @@ class SvmOptions(EvaluationOptions):
     def result_name(self) -> str:
         """Whatever changes the number, where it is not the usual: two such measurements keep a file each."""
         usual = type(self).model_fields
-        return "-".join(getattr(self, name) for name in SVM_NAMING if getattr(self, name) != usual[name].default)
+        changed = [getattr(self, name) for name in SVM_NAMING if getattr(self, name) != usual[name].default]
+        return "-".join([*changed, *_seed_named(self.seed)])
 
 
-OPTIONS: dict[str, type[EvaluationOptions]] = {"knn": KnnOptions, "linear": LinearOptions, "svm": SvmOptions}
+OPTIONS: dict[str, type[EvaluationOptions]] = {
+    "knn": KnnOptions,
+    "linear": LinearOptions,
+    "svm": SvmOptions,
+    "finetune": FinetuneOptions,
+    "supervised": SupervisedOptions,
+    "all": AllOptions,
+}
 """The options of every protocol in ``PROTOCOLS``."""
+
+
+def _seed_named(seed: int) -> list[str]:
+    """How a seed that is not the usual one stands in the name of a result."""
+    return [f"seed-{seed}"] * (seed != 0)
