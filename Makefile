@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 
-.PHONY: help install demo test test-slow bench-loss bench-step bench-evaluate lint types format check clean
+.PHONY: help install demo test test-slow bench-loss bench-data bench-step bench-evaluate lint types format check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,9 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 bench-loss: $(INSTALLED)  ## time and memory of the loss beside the textbook; writes benchmarks/loss/*.json and a plot
 	$(BIN)/python -m benchmarks.loss.bench
+
+bench-data: $(INSTALLED)  ## images to views per second beside other libraries; writes benchmarks/data/*.json and a plot
+	$(BIN)/python -m benchmarks.data.bench
 
 bench-step: $(INSTALLED)  ## images per second of the whole training step beside other libraries
 	$(BIN)/python -m benchmarks.step.bench

@@ -250,4 +250,9 @@ class GaussianBlur:
             return image
         if self.kernel_share is None:
             return pixels.pil_gaussian_blur(image, drawn[1])
-        return pixels.gaussian_blur(image, drawn[1], 2 * (int(image.shape[0] * self.kernel_share) // 2) + 1)
+        return pixels.gaussian_blur(image, drawn[1], self.taps(image.shape[0]))
+
+    def taps(self, side: int) -> int:
+        """Values of the sampled Gaussian in a view of ``side`` pixels."""
+        assert self.kernel_share is not None
+        return 2 * (int(side * self.kernel_share) // 2) + 1

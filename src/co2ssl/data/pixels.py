@@ -7,7 +7,6 @@ All functions take and return RGB images (H, W, 3) uint8 and change nothing in p
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,7 +22,14 @@ _TRUNCATE = -0.4995
 # Pillow rounds to whole levels after each of its box blurs. Of a weak blur that takes a good part away, so the passes
 # are done one by one; of a stronger one next to nothing, and they are done as one.
 _ROUNDED_PASSES_BELOW = 0.8
-_ONE = np.ones(1, dtype=np.float32)
+
+# Pixels whose hue is turned at once: their floats, and the factors below, stay in the cache of a core.
+_STRIP = 8192
+
+# From OpenCV's float HSV (360, 1, 255) to Pillow's bytes, for a strip: one long row is multiplied an order of magnitude
+# faster than many rows of three. What should be whole may come out a rounding error below it, and would be truncated
+# to one less: hence a little more than the factors themselves.
+_TO_BYTES: FloatRow = np.tile(np.array([255 / 360, 255, 1], dtype=np.float32) * np.float32(1 + 2e-6), _STRIP)
 
 
 def resize(image: Image, height: int, width: int) -> Image:
@@ -34,10 +40,12 @@ def resize(image: Image, height: int, width: int) -> Image:
     if height >= old_height and width >= old_width:
         # Enlarging, the antialiased kernel is the plain one, and OpenCV's takes a fifth of the time.
         return _image(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
-    # torch's kernel for channels-last uint8 is Pillow's algorithm, vectorised; it wants contiguous pixels.
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
+    # torch's kernel for channels-last uint8 is Pillow's algorithm, vectorised; it wants contiguous pixels. The batch of
+    # one comes before the channels move: the other way round, torch takes the layout for channels first, and answers in
+    # it, which every step after would have to undo.
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
-    return _image(resized.squeeze(0).permute(1, 2, 0).numpy())
+    return _image(resized.permute(0, 2, 3, 1).squeeze(0).numpy())
 
 
 def resized_crop(image: Image, box: tuple[int, int, int, int], size: int) -> Image:
@@ -88,14 +96,19 @@ def adjust_hue(image: Image, shift: float) -> Image:
     Hue, saturation and value are kept in 8 bits on the way, truncated, as Pillow's HSV images are: the loss that this
     brings is part of the published augmentation.
     """
-    height, width = image.shape[:2]
-    to_bytes, from_bytes = _hsv_scales(width)
-    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV).reshape(height, width * 3)
-    # What should be whole may come out a rounding error below it, and would be truncated to one less.
-    quantised = (hsv * to_bytes + np.float32(1e-4)).astype(np.uint8).reshape(height, width, 3)
-    quantised[..., 0] += np.uint8(int(shift * 255) % 256)
-    turned = (quantised.reshape(height, width * 3) * from_bytes).reshape(height, width, 3)
-    return _image(cv2.convertScaleAbs(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB)))
+    pixels = np.ascontiguousarray(image).reshape(1, -1, 3)
+    turn = np.zeros(3 * min(_STRIP, pixels.shape[1]), dtype=np.uint8)
+    turn[::3] = int(shift * 255) % 256
+    turned = np.empty_like(pixels)
+    for start in range(0, pixels.shape[1], _STRIP):
+        strip = pixels[:, start : start + _STRIP]
+        values = strip.size
+        hsv = np.asarray(cv2.cvtColor(strip.astype(np.float32), cv2.COLOR_RGB2HSV), dtype=np.float32).reshape(values)
+        quantised = np.multiply(hsv, _TO_BYTES[:values], out=hsv).astype(np.uint8)
+        quantised += turn[:values]
+        # Back, OpenCV's full range is 255 for a whole turn, as Pillow's is (forth it is 256).
+        turned[:, start : start + _STRIP] = cv2.cvtColor(quantised.reshape(strip.shape), cv2.COLOR_HSV2RGB_FULL)
+    return turned.reshape(image.shape)
 
 
 def to_grey(image: Image) -> Image:
@@ -107,11 +120,13 @@ def pil_gaussian_blur(image: Image, sigma: float) -> Image:
     """Pillow's ``ImageFilter.GaussianBlur(radius=sigma)``: three box blurs of fractional width that have this sigma."""
     box = _fractional_box(sigma)
     if sigma < _ROUNDED_PASSES_BELOW:
-        for kernels in 3 * [(box, _ONE)] + 3 * [(_ONE, box)]:
-            image = _image(cv2.sepFilter2D(image, -1, *kernels, borderType=cv2.BORDER_REPLICATE))
+        for kernel in (*3 * [box[None, :]], *3 * [box[:, None]]):
+            image = _image(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE))
         return image
-    kernel = np.convolve(np.convolve(box, box), box)
-    return _image(cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
+    all_passes = np.convolve(np.convolve(box, box), box)
+    # Symmetric to the last bit, or OpenCV takes its general filter, which is several times slower.
+    symmetric = ((all_passes + all_passes[::-1]) / 2).astype(np.float32)
+    return _image(cv2.sepFilter2D(image, -1, symmetric, symmetric, borderType=cv2.BORDER_REPLICATE))
 
 
 def gaussian_blur(image: Image, sigma: float, taps: int) -> Image:
@@ -134,16 +149,6 @@ def _fractional_box(sigma: float) -> FloatRow:
     box = np.full(2 * whole + 3, 1.0 / (2 * whole + 1 + 2 * outer), dtype=np.float32)
     box[[0, -1]] *= outer
     return box
-
-
-@lru_cache(maxsize=64)
-def _hsv_scales(width: int) -> tuple[FloatRow, FloatRow]:
-    """Factors from OpenCV's float HSV (360, 1, 255) to bytes and back, for a row of pixels, (3 * width,).
-
-    One long row is multiplied an order of magnitude faster than many rows of three.
-    """
-    to_bytes = np.array([255 / 360, 255, 1], dtype=np.float32)
-    return np.tile(to_bytes, width), np.tile(1 / to_bytes, width)
 
 
 def _image(array: object) -> Image:
