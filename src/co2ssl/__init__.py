@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from co2ssl.version import __version__
 
 if TYPE_CHECKING:
+    from co2ssl.api import doctor as doctor
     from co2ssl.api import load_encoder as load_encoder
     from co2ssl.api import pretrain as pretrain
     from co2ssl.losses import Contrast as Contrast
@@ -29,12 +30,22 @@ _HOME = {
     "Contrast": "co2ssl.losses",
     "consistency": "co2ssl.losses",
     "contrastive_loss": "co2ssl.losses",
+    "doctor": "co2ssl.api",
     "info_nce": "co2ssl.losses",
     "load_encoder": "co2ssl.api",
     "pretrain": "co2ssl.api",
 }
 
-__all__ = ["Contrast", "__version__", "consistency", "contrastive_loss", "info_nce", "load_encoder", "pretrain"]
+__all__ = [
+    "Contrast",
+    "__version__",
+    "consistency",
+    "contrastive_loss",
+    "doctor",
+    "info_nce",
+    "load_encoder",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``co2ssl demo | pretrain | views | evaluate | methods``.
+"""The command line: ``co2ssl demo | pretrain | views | doctor | evaluate | methods``.
 
 Torch and the rest are imported inside the command that needs them, so that help and a misspelt word answer at once.
 """
@@ -21,7 +21,8 @@ COMMANDS = {
     "demo": "train with and without CO2 on embedded images: a table and a page in four minutes",
     "pretrain": "images in, a trained backbone out",
     "views": "a picture of what a recipe does to your images",
-    "evaluate": "measure a backbone: knn, linear, svm",
+    "doctor": "what your images are like, what a run on them waits for, how long it takes",
+    "evaluate": "measure a backbone: knn, linear, svm, finetune, supervised, all",
     "methods": "the recipes, their papers, and where their values come from",
 }
 """Every command with its line on the help page. Each is a module of this package with a function ``run(words)``."""
@@ -30,6 +31,7 @@ _EXAMPLES = """\
 examples:
   co2ssl demo
   co2ssl views photos/ --recipe moco-v2
+  co2ssl doctor photos/
   co2ssl pretrain photos/ --out runs/photos
   co2ssl pretrain imagenette/ --out runs/r --recipe moco-small-64+co2 --epochs 40
   co2ssl pretrain --resume runs/r
