@@ -121,6 +121,21 @@ def test_too_many_bad_images_and_how_to_go_on(tmp_path: Path, capsys: pytest.Cap
     assert "--max-bad-share" in complaint([*words, "--max-bad-share", "1.5"], capsys, code=2)
 
 
+def test_probes_leave_bad_images_to_the_limit_of_the_run(tmp_path: Path) -> None:
+    """Among few images one is soon more than a twentieth, and what is allowed is said once, of all images."""
+    images, run = tmp_path / "images", tmp_path / "run"
+    write_classes(images, classes=2, each=20)
+    for name in ("class-0/003.png", "class-1/004.png", "class-1/015.png", "class-0/016.png"):
+        assert (images / name).is_file()
+        (images / name).write_bytes(b"no image")
+    words = ["pretrain", str(images), "--out", str(run), *RECIPE, *tiny(), "--probe-every", "1"]
+    assert main([*words, "--max-bad-share", "0.2"]) == 0
+    probes = [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"probe"' in line]
+    assert probes
+    assert all('"spread"' in line and '"top1"' in line for line in probes)
+    assert (run / "report.html").is_file()
+
+
 def test_a_resumed_run_names_what_it_met_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, run = tmp_path / "images", tmp_path / "run"
     write_images(images, 48)

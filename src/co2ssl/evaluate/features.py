@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from co2ssl.data.batch import normalise
-from co2ssl.data.loader import evaluation_batches
+from co2ssl.data.loader import MAX_BAD_SHARE, evaluation_batches
 from co2ssl.data.sources import Source, Subset
 from co2ssl.distributed import gather, rank, world_size
 from co2ssl.errors import UserError
@@ -103,6 +103,7 @@ def extract(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
 ) -> Features:
     """Features of every image of ``source``, without gradient and in evaluation mode, in memory.
 
@@ -114,8 +115,10 @@ def extract(
         image_size: side of the centre crop, pixels.
         resize: length the short side is brought to before the crop, pixels; None for the loader's own choice.
         batch_size: images in a forward pass; None: 64, on CUDA 256.
+        max_bad_share: more unreadable images than this share are an error; fewer are left out.
 
     Raises:
+        DataError: more unreadable images than allowed.
         EvaluationError: no images, an output that is not (N, F), or a value that is not finite.
         EncoderChangedError: the forward pass changed a parameter or a buffer.
     """
@@ -128,6 +131,7 @@ def extract(
         device=device,
         precision=precision,
         workers=workers,
+        max_bad_share=max_bad_share,
     )
     return collect(batches, source)
 
@@ -151,6 +155,7 @@ def feature_batches(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What :func:`extract` collects: features (n, F) float32 on the CPU, and places in the source (n,) int64."""
     device = torch.device(device)
@@ -160,6 +165,7 @@ def feature_batches(
         resize=resize,
         batch_size=batch_size or BATCH_SIZE[device.type],
         workers=workers,
+        max_bad_share=max_bad_share,
     )
     with unchanged(network), evaluating(network):
         for images, _, index in batches:

@@ -17,6 +17,9 @@ from co2ssl.train.health import embedding_health
 MOST_QUERIES = 1_000
 MOST_BANK = 5_000
 
+UNLIMITED = 1.0
+"""Bad images among those of a probe: training counts them over all images, and is what stops."""
+
 Probe = Callable[[int, nn.Module], dict[str, float | str]]
 
 
@@ -68,6 +71,7 @@ def knn_probe(
                 device=device,
                 precision=precision,
                 workers=workers,
+                max_bad_share=UNLIMITED,
             )
             for part in parts
         )
@@ -165,6 +169,7 @@ def spread_probe(
             device=device,
             precision=precision,
             workers=workers,
+            max_bad_share=UNLIMITED,
         ).features
         return embedding_health(embeddings)
 
