@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pilot import run
 from benchmarks.pilot.paired import paired_difference
 from benchmarks.pilot.report import fill_in, main
 from benchmarks.pilot.settings import PAIRED, SHORT, paired_name
@@ -98,3 +99,19 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
 def test_a_place_without_a_table() -> None:
     with pytest.raises(ValueError, match="the page has places for"):
         fill_in("<!-- pairs -->\n<!-- end -->\n", {"other": "| a |"})
+
+
+def test_where_each_run_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/moco-seed-0.json").write_text("{}")
+    (tmp_path / "runs/moco+co2-seed-0").mkdir(parents=True)
+    epoch = json.dumps({"event": "epoch", "epoch": 7.0})
+    (tmp_path / "runs/moco+co2-seed-0/metrics.jsonl").write_text(f"{epoch}\n")
+    run.main(["data", "--list", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results")])
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 24
+    assert lines[0] == ["moco-seed-0", "done"]
+    assert lines[1] == ["moco+co2-seed-0", "broken off after 7 epochs"]
+    assert {words for _, words in lines[2:]} == {"to be run"}
+    run.main(["data", "--list", "--only", "short", "--runs", str(tmp_path), "--out", str(tmp_path)])
+    assert len(capsys.readouterr().out.splitlines()) == 12

@@ -23,9 +23,9 @@ QUEUE_SHARE = 4
 KEEPS = (0.999, 0.998, 0.996, 0.992, 0.984, 0.97, 0.9)
 """Momenta of a key encoder that is to remember less than the published one."""
 MEMORIES = 10
-"""How many times a run is to be as long as its key encoder remembers, 1 / (1 - ema_keep) steps."""
+"""How many times a run is to be as long as its key encoder remembers, 1 / (1 - ema_keep) steps (ours)."""
 QUEUES_OF_MEMORY = 25
-"""How many times as many steps a key encoder is to remember as the queue holds."""
+"""How many times as many steps a key encoder is to remember as the queue holds (ours; moco-small-64 has 31)."""
 MIN_GROUP = 16
 """Images that batch norm should have in a group (MoCo's GPUs had 32); also the smallest batch."""
 MIN_CROP_SIDE = 12
