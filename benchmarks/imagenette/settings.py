@@ -15,7 +15,7 @@ COMMON: dict[str, object] = {
     "batch_norm_groups": 4,
     "lr": 0.03,
     "weight_decay": 0.0001,
-    "epochs": 100,
+    "epochs": 90,
     "probe_every": 10,
     "precision": "bf16",
     "cache": True,
