@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.page import fill_in
 from benchmarks.pilot import run
 from benchmarks.pilot.paired import paired_difference
-from benchmarks.pilot.report import fill_in, main
+from benchmarks.pilot.report import main
 from benchmarks.pilot.settings import PAIRED, SHORT, paired_name
 
 PLACES = ("pairs", "differences", "negatives", "short", "cost", "runs")

@@ -9,11 +9,11 @@ written anew, the sentences around them are left as they are.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import fill_in, row, table
 from benchmarks.pilot.draw import draw_all
 from benchmarks.pilot.paired import PairedDifference, paired_difference
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
@@ -46,21 +46,6 @@ def tables(results: Results, cost: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def fill_in(page: str, made: Mapping[str, str]) -> str:
-    """The page with each table in its place.
-
-    Raises:
-        ValueError: a place without a table, or a table without a place.
-    """
-    places = set(re.findall(r"<!-- (?!end)([\w-]+) -->", page))
-    if places != set(made):
-        raise ValueError(f"the page has places for {sorted(places)}, the tables are {sorted(made)}")
-    for name, table in made.items():
-        start = page.index(f"<!-- {name} -->\n") + len(f"<!-- {name} -->\n")
-        page = page[:start] + table + "\n" + page[page.index("<!-- end -->", start) :]
-    return page
-
-
 def differences(results: Results, method: str, measure: str) -> PairedDifference | None:
     """With minus without the term, in points, over the seeds for which both runs are there."""
     pairs = [
@@ -72,42 +57,42 @@ def differences(results: Results, method: str, measure: str) -> PairedDifference
 
 
 def _pairs(results: Results) -> str:
-    rows = [_row("method", *(f"{title}, seed {seed}" for title in MEASURES.values() for seed in SEEDS))]
+    rows = [row("method", *(f"{title}, seed {seed}" for title in MEASURES.values() for seed in SEEDS))]
     for method in METHODS:
         for term in (False, True):
             names = [paired_name(method, with_term=term, seed=seed) for seed in SEEDS]
             shown = [_percent(results, name, measure) for measure in MEASURES for name in names]
-            rows.append(_row(method + " + CO2" * term, *shown))
-    return _table(rows)
+            rows.append(row(method + " + CO2" * term, *shown))
+    return table(rows)
 
 
 def _differences(results: Results) -> str:
-    rows = [_row("method", "measure", "with minus without, each seed", "mean", "95 % interval", "by the plan")]
+    rows = [row("method", "measure", "with minus without, each seed", "mean", "95 % interval", "by the plan")]
     for method in METHODS:
         found = {measure: differences(results, method, measure) for measure in MEASURES}
         for measure, one in found.items():
             if one is not None:
                 each = ", ".join(f"{value:+.1f}" for value in one.values)
                 interval = "-" if one.low is None else f"{one.low:+.1f} to {one.high:+.1f}"
-                rows.append(_row(method, MEASURES[measure], each, f"{one.mean:+.1f}", interval, one.verdict))
-    return _table(rows)
+                rows.append(row(method, MEASURES[measure], each, f"{one.mean:+.1f}", interval, one.verdict))
+    return table(rows)
 
 
 def _negatives(results: Results) -> str:
     header = ("run (seed 0)", "when", "cosine, own class", "other classes", "pair", "by chance", "mass of P", "of Q")
-    rows = [_row(*header)]
+    rows = [row(*header)]
     for method in METHODS:
         for term in (False, True):
             seen = results.get(paired_name(method, with_term=term, seed=0), {}).get("negatives", {})
             for when, one in seen.items():
                 cosines = (f"{one[name]:.3f}" for name in ("same", "other", "pair"))
                 shares = (f"{100 * one[name]:.1f} %" for name in ("by_chance", "mass_of_p", "mass_of_q"))
-                rows.append(_row(method + " + CO2" * term, when, *cosines, *shares))
-    return _table(rows)
+                rows.append(row(method + " + CO2" * term, when, *cosines, *shares))
+    return table(rows)
 
 
 def _short(results: Results) -> str:
-    rows = [_row("run", "changed", "kNN of the training tenth", "L_ins", "L_con", "effective rank")]
+    rows = [row("run", "changed", "kNN of the training tenth", "L_ins", "L_con", "effective rank")]
     for planned in SHORT:
         if planned.name not in results:
             continue
@@ -115,7 +100,7 @@ def _short(results: Results) -> str:
         last, probe = result["epochs"][-1], result["probes"][-1]
         changed = [f"{name} {value}" for name, value in planned.options.items() if name not in _usual(planned.name)]
         rows.append(
-            _row(
+            row(
                 planned.name.removeprefix("short-"),
                 ", ".join(changed) or "-",
                 f"{100 * probe['top1']:.1f}",
@@ -124,7 +109,7 @@ def _short(results: Results) -> str:
                 f"{probe['effective_rank']:.0f}",
             )
         )
-    return _table(rows)
+    return table(rows)
 
 
 def _usual(name: str) -> set[str]:
@@ -135,30 +120,21 @@ def _usual(name: str) -> set[str]:
 
 
 def _runs(results: Results) -> str:
-    rows = [_row("run", "commit", "training", "processor")]
+    rows = [row("run", "commit", "training", "processor")]
     for name, result in results.items():
-        rows.append(_row(name, result["commit"][:9], f"{result['train_seconds'] / 60:.0f} min", result["cpu"]))
-    return _table(rows)
+        rows.append(row(name, result["commit"][:9], f"{result['train_seconds'] / 60:.0f} min", result["cpu"]))
+    return table(rows)
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    rows = [_row("method", "without, ms a step", "with, ms a step", "ratio")]
+    rows = [row("method", "without, ms a step", "with, ms a step", "ratio")]
     for method, one in cost["result"].items():
-        rows.append(_row(method, f"{one['without_ms']:.1f}", f"{one['with_ms']:.1f}", f"{one['ratio']:.3f}"))
-    return _table(rows)
+        rows.append(row(method, f"{one['without_ms']:.1f}", f"{one['with_ms']:.1f}", f"{one['ratio']:.3f}"))
+    return table(rows)
 
 
 def _percent(results: Results, name: str, measure: str) -> str:
     return f"{100 * results[name][measure]['top1']:.1f}" if name in results else "-"
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _table(rows: list[str]) -> str:
-    """Markdown rows with the line that follows the first."""
-    return "\n".join([rows[0], re.sub(r"[^|]+", "---", rows[0]), *rows[1:]])
 
 
 if __name__ == "__main__":

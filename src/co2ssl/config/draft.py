@@ -58,7 +58,13 @@ class Draft:
     @property
     def epoch_seconds(self) -> float:
         """On a CPU."""
-        return cpu_epoch_seconds(self.recipe, num_images=self.num_images, pixels=self.pixels, cores=self.machine.cores)
+        return cpu_epoch_seconds(
+            self.recipe,
+            num_images=self.num_images,
+            pixels=self.pixels,
+            cores=self.machine.cores,
+            half=self.options.precision == "bf16" and self.machine.fast_bf16,
+        )
 
 
 def show(value: Any) -> str:
