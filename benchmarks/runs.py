@@ -83,8 +83,7 @@ def carry_out(
         if not on_val or all(name in found for name in MEASURES):
             return found
         found |= measure(str(runs / planned.name), data)
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        return found
+        return write(path, found, {runs / planned.name: "RUN", data: "DATA"})
     folder = runs / planned.name
     # A run that tunes something is not even given a folder that has val in it.
     train(planned, data=data if on_val else data / "train", folder=folder)
@@ -93,9 +92,18 @@ def carry_out(
     result |= {"pretrain": shlex.join(["co2ssl", *planned.words(Path("DATA"), Path("RUN"))]), **curves(folder)}
     if on_val:
         result |= measure(str(folder), data)
-    results.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    return result
+    return write(path, result, {folder: "RUN", data: "DATA"})
+
+
+def write(path: Path, result: Mapping[str, Any], places: Mapping[Path, str]) -> dict[str, Any]:
+    """The JSON, with a word for each of this machine's places, and what it then holds; longer paths come first."""
+    text = json.dumps(result, indent=1)
+    for place, word in places.items():
+        text = text.replace(str(place), word)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def stands(planned: Planned, *, runs: Path, results: Path) -> str:

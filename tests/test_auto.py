@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -17,8 +17,11 @@ from co2ssl.config import (
     recipe_names,
     require_enough,
     require_runnable,
+    rules,
     usable_cores,
 )
+from co2ssl.data.device_views import crops_alone
+from co2ssl.data.views import VIEW_RECIPES
 from co2ssl.errors import UsageError
 
 GB = 10**9
@@ -88,10 +91,37 @@ def test_what_the_user_gave_stays(field: str, machine: Machine) -> None:
 
 def test_run_options_that_the_user_gave_stay() -> None:
     free = adapted("moco", machine=GPU)
-    assert (free.options.precision, free.options.workers) == ("bf16", 16)
-    fixed = adapted("moco", machine=GPU, given_options=("precision", "workers"))
-    assert (fixed.options.precision, fixed.options.workers) == ("float32", None)
+    assert (free.options.precision, free.options.workers, free.options.views_on) == ("bf16", 16, "device")
+    fixed = adapted("moco", machine=GPU, given_options=("precision", "workers", "views_on"))
+    assert (fixed.options.precision, fixed.options.workers, fixed.options.views_on) == ("float32", None, "worker")
     assert set(fixed.option_origins) == set()
+
+
+@pytest.mark.parametrize(("machine", "views_on"), [(CPU, "worker"), (MAC, "worker"), (GPU, "device")])
+def test_views_are_finished_on_the_device_only_where_it_is_cuda(machine: Machine, views_on: str) -> None:
+    result = adapted("simclr", machine=machine)
+    assert result.options.views_on == views_on
+    assert ("views_on" in result.option_origins) == (views_on == "device")
+
+
+def test_views_stay_with_the_workers_where_the_device_lacks_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "FINISHED_ON_DEVICE", frozenset({"simclr"}))
+    assert adapted("simclr", machine=GPU).options.views_on == "device"
+    assert adapted("moco", machine=GPU).options.views_on == "worker"
+
+
+def finished_on_device(name: str) -> bool:
+    try:
+        crops_alone(VIEW_RECIPES[name])
+    except UsageError:
+        return False
+    return True
+
+
+def test_the_rule_knows_which_views_the_device_can_finish() -> None:
+    names = get_args(Recipe.model_fields["views"].annotation)
+    assert names
+    assert {name for name in names if finished_on_device(name)} == rules.FINISHED_ON_DEVICE
 
 
 def test_every_change_is_told_once_with_its_numbers() -> None:
@@ -118,7 +148,7 @@ def test_every_change_is_told_once_with_its_numbers() -> None:
 def test_the_published_setting_on_the_published_machine_is_left_alone() -> None:
     result = adapted("moco-v2+co2", num_images=1_281_167, machine=GPU)
     assert result.resolved.recipe == load_recipe("moco-v2+co2").recipe
-    assert {change.field for change in result.changes} == {"precision", "workers"}
+    assert {change.field for change in result.changes} == {"precision", "workers", "views_on"}
     assert result.estimated_seconds is None
 
 
@@ -130,6 +160,25 @@ def test_photographs_on_two_cores_become_an_hour() -> None:
     assert result.estimated_seconds is not None
     assert 2400 < result.estimated_seconds <= 3600
     assert "hour" in next(change.reason for change in result.changes if change.field == "epochs")
+
+
+def test_an_hour_holds_more_epochs_where_bfloat16_is_fast() -> None:
+    fast = Machine(device="cpu", cores=2, memory=16 * GB, fast_bf16=True)
+    slow, quick = (adapted("moco-v2+co2", machine=machine).resolved.recipe for machine in (CPU, fast))
+    assert slow.epochs * 1.5 < quick.epochs < slow.epochs * 2.5
+    single = adapted("moco-v2+co2", machine=fast, given_options=("precision",))
+    assert single.resolved.recipe.epochs == slow.epochs
+
+
+@pytest.mark.parametrize("num_images", [500, 9469, 200_000])
+@pytest.mark.parametrize("name", ["moco-v2+co2", "simclr"])
+def test_the_network_does_not_hang_on_the_epochs_given(name: str, num_images: int) -> None:
+    free = adapted(name, num_images=num_images)
+    for epochs in (1, 10, 200, 800):
+        given = adapted(name, num_images=num_images, given={"epochs": epochs})
+        assert given.resolved.recipe.epochs == epochs
+        for field in ("arch", "width", "image_size", "stem", "head_hidden", "views", "min_area"):
+            assert getattr(given.resolved.recipe, field) == getattr(free.resolved.recipe, field), field
 
 
 def test_more_images_than_an_hour_holds_are_seen_once_and_said_so() -> None:

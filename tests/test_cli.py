@@ -166,7 +166,8 @@ def test_an_unknown_recipe(images: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_an_unknown_option(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["pretrain", str(images), "--out", str(tmp_path / "run"), *RECIPE, "--epoch", "3"]
-    assert "--epochs" in complaint(words, capsys, code=2)
+    assert "did you mean --epochs, " in complaint(words, capsys, code=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_value_of_the_wrong_type(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

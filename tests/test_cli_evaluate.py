@@ -99,8 +99,10 @@ def test_each_protocol_has_its_own_help(protocol: str, capsys: pytest.CaptureFix
     assert ("--pipeline" in text) == (protocol == "svm")
     assert ("--labels" in text) == (protocol in ("finetune", "supervised"))
     assert ("--head-lr" in text) == (protocol == "finetune")
-    for common in ("--arch", "--cache", "--out", "--feature-dtype", "BACKBONE"):
+    for common in ("--arch", "--max-bad-share", "--out", "BACKBONE"):
         assert common in text
+    for of_features in ("--cache", "--feature-dtype"):
+        assert (of_features in text) == (protocol not in ("finetune", "supervised"))
 
 
 def test_an_option_of_another_protocol(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +190,9 @@ def test_supervised_rows_begin_with_fresh_weights_and_leave_a_backbone(
 def test_labels_that_cannot_be_had(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol in ("finetune", "supervised"):
         assert "give 1%, 10%" in complaint(words(protocol, run, place, "--labels", "0%"), capsys, code=2)
-        assert "leave --cache out" in complaint(words(protocol, run, place, "--no-cache"), capsys, code=2)
+        assert "no option --no-cache" in complaint(words(protocol, run, place, "--no-cache"), capsys, code=2)
+        with pytest.raises(UsageError, match="leave --cache out"):
+            evaluate(protocol, run, place / "train", place / "val", cache=False)
         assert "at least 8.334%" in complaint(words(protocol, run, place, "--labels", "5%"), capsys, code=2)
         assert "no network to train" in complaint(words(protocol, f"pixels:{run}", place), capsys, code=2)
         (tmp_path / "list.txt").write_text("class-0/000.png\nclass-9/000.png\n")
@@ -427,5 +431,56 @@ def test_what_only_sgd_uses_is_refused_beside_fast(place: Path, run: Path, capsy
     assert "leave --epochs out" in complaint(words("linear", run, place, "--fast", "--epochs", "3"), capsys, code=2)
 
 
-def test_fewer_images_than_a_batch(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--batch-size of at most 24" in complaint(words("linear", run, place), capsys, code=2)
+def test_fewer_images_than_the_published_batch_are_one_batch(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "24 labelled images are fewer than the published batch of 256: each epoch is one step on 24 of them"
+    for protocol in ("linear", "supervised"):
+        assert main(words(protocol, run, place, "--epochs", "2")) == 0
+        captured = capsys.readouterr()
+        assert note in captured.err
+        assert note in captured.out
+        found = result(run, protocol)
+        assert (found["batch_size"], found["settings"]["batch_size"]) == (24, None)  # type: ignore[index]
+        assert str(found["note"]).startswith(note)
+    # What was asked for is taken as it is, or refused.
+    assert main(words("linear", run, place, "--epochs", "2", "--batch-size", "8")) == 0
+    assert "fewer than" not in capsys.readouterr().err
+    assert (result(run, "linear")["batch_size"], result(run, "linear")["note"]) == (8, None)
+    asked = words("linear", run, place, "--batch-size", "32")
+    assert "--batch-size of at most 24" in complaint(asked, capsys, code=2)
+
+
+def test_no_larger_rates_are_advised_than_failed(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = words("linear", run, place, "--epochs", "3", "--batch-size", "8", "--lr", "1e6", "4e4")
+    assert main(given) == 0
+    text = capsys.readouterr().err
+    assert text.count("did not converge") == 2
+    assert text.count("Give smaller ones, such as --lr 4000 400\n") == 2
+
+
+def test_how_many_images_may_be_bad(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(place / "train", tmp_path / "train")
+    for name in ("class-0/001.png", "class-0/004.png", "class-1/007.png"):
+        assert (tmp_path / "train" / name).is_file()
+        (tmp_path / "train" / name).write_bytes(b"no image")
+    pair = [str(tmp_path / "train"), str(place / "val"), *QUICK]
+    more = ["--max-bad-share", "0.2"]
+    few = ["--epochs", "1", "--batch-size", "8"]
+    forms = (["knn"], ["linear", *few], ["supervised", *few], ["finetune", *few, "--labels", "100%", "--draws", "1"])
+    for protocol, *form in forms:
+        given = ["evaluate", protocol, str(run), *pair, *form]
+        assert "of the 24 images of" in complaint(given, capsys, code=1)
+        assert main([*given, *more]) == 0
+    assert result(run, "knn")["num_train"] == 21
+    # Features that lie there by now are of fewer images than is allowed again.
+    text = complaint(["evaluate", "knn", str(run), *pair], capsys, code=1)
+    assert "3 of the 24 images of" in text
+    assert "more than 5%" in text
+    assert "--max-bad-share" in text
+    # Each set by itself: of the 12 that are measured on, three are a quarter.
+    swapped = ["evaluate", "knn", str(run), str(place / "val"), str(tmp_path / "train"), *QUICK]
+    assert "of the 24 images of" in complaint(swapped, capsys, code=1)
+    assert main([*swapped, *more]) == 0
+    assert result(run, "knn")["num_val"] == 21
+    assert "--max-bad-share" in complaint([*swapped, "--max-bad-share", "1.5"], capsys, code=2)

@@ -66,6 +66,28 @@ def test_unreadable_images_are_skipped_and_named(tmp_path: Path, capsys: pytest.
     assert "2 images" in said.out
 
 
+def test_images_of_odd_shapes_and_kinds_and_a_bad_one_among_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    write_images(folder, 1)
+    shapes = {"line.png": (1, 300), "column.png": (300, 1), "dot.png": (1, 1), "long.png": (9, 700)}
+    for name, shape in shapes.items():
+        Image.fromarray(np.full((*shape, 3), 99, dtype=np.uint8)).save(folder / name)
+    Image.fromarray(np.full((20, 30), 99, dtype=np.uint8)).save(folder / "grey.png")
+    Image.fromarray(np.full((20, 30, 4), 99, dtype=np.uint8)).save(folder / "transparent.png")
+    Image.fromarray(np.full((20, 30), 9999, dtype=np.uint16)).save(folder / "deep.png")
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
+    out = tmp_path / "sheet.png"
+    words = ["--recipe", "moco-v2", "--image-size", "24", "--images", "20", "--out", str(out)]
+    assert main(["views", str(folder), *words]) == 0
+    said = capsys.readouterr()
+    assert f"{out}: 8 images, views moco-v2" in said.out
+    assert [line.startswith("skipped: ") and "bad.jpg" in line for line in said.err.splitlines()] == [True]
+    with Image.open(out) as picture:
+        assert picture.height > 8 * 24
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -90,3 +112,13 @@ def test_a_folder_of_bad_images_is_one_message(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "images/a.png").write_bytes(b"no image")
     assert main(["views", str(tmp_path / "images"), "--out", str(tmp_path / "sheet.png")]) == 1
     assert "none of 1 images" in capsys.readouterr().err
+
+
+def test_without_a_name_it_goes_here_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "images", 2)
+    monkeypatch.chdir(tmp_path)
+    assert main(["views", "images", "--recipe", "moco-small-32", "--images", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/views.png: 1 image, ")
+    assert (tmp_path / "views.png").is_file()

@@ -21,6 +21,7 @@ import yaml
 
 from benchmarks.evaluate.surroundings import HERE, surroundings
 from benchmarks.page import fill_in, row, table
+from benchmarks.runs import write
 from co2ssl.api import evaluate
 
 KINDS = {"trained": "", "untrained": "untrained:", "pixels": "pixels:"}
@@ -62,20 +63,15 @@ def measure(
     """Add to the JSON what is measured; a kind that is there is measured anew (or taken from the run folder)."""
     path = out / f"{name}.json"
     result = json.loads(path.read_text()) if path.is_file() else {}
-    hidden = {str(run): "RUN", str(data): "DATA"}
+    places = {run: "RUN", data: "DATA", out: "OUT"}
     chosen = {option: value for option, value in options.items() if value}
     for kind, prefix in KINDS.items():
         if only not in (None, kind):
             continue
         own = {option: value for option, value in chosen.items() if option != "supervised" or kind == "trained"}
         measured = evaluate("all", f"{prefix}{run}", data, **own)
-        text = json.dumps(surroundings("benchmarks.evaluate.everything", arguments) | measured)
-        for place, word in hidden.items():
-            text = text.replace(place, word)
-        result[kind] = json.loads(text)
-        result["pretrained"] = trained_how(run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        result[kind] = surroundings("benchmarks.evaluate.everything", arguments) | measured
+        result = write(path, {**result, "pretrained": trained_how(run)}, places)
 
 
 def trained_how(run: Path) -> dict[str, Any]:

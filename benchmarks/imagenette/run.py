@@ -10,14 +10,13 @@ network.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 
 from benchmarks.evaluate.surroundings import surroundings
 from benchmarks.imagenette.settings import RUNS
-from benchmarks.runs import MEASURES, carry_out, measure
+from benchmarks.runs import MEASURES, carry_out, measure, write
 
 HERE = Path(__file__).parent
 MODULE = "benchmarks.imagenette.run"
@@ -41,7 +40,8 @@ def main() -> None:
     baselines = surroundings(MODULE, sys.argv[1:]) | {
         kind: measure(f"{kind}:{first}", options.data) for kind in ("pixels", "untrained")
     }
-    (options.out / "baselines.json").write_text(json.dumps(baselines, indent=1) + "\n")
+    places = {first: "RUN", options.data: "DATA", options.runs: "RUNS", options.out: "OUT"}
+    write(options.out / "baselines.json", baselines, places)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,12 @@ def test_batches_that_the_images_fill() -> None:
     expected = {"linear": 40, "finetune 1%": 6, "finetune 10%": 40, "supervised": 40, "supervised 1%": 6}
     assert expected.items() <= sizes.items()
     few = plan(200, full=True)
-    assert few.left_out["linear"] == "200 images are fewer than a batch of 256: --batch-size"
     assert "finetune 1%" in few.left_out
-    assert [task.title for task in few.tasks] == ["knn", "linear --fast", "finetune 10%"]
+    assert [task.title for task in few.tasks] == ["knn", "linear --fast", "linear", "finetune 10%"]
+    # All of the images, as the protocol by itself has it.
+    assert chosen(few, "linear")[0].model_dump()["batch_size"] is None
+    asked = plan(200, full=True, batch_size=256)
+    assert asked.left_out["linear"] == "200 images are fewer than a batch of 256"
 
 
 def test_published_lists_are_for_every_share() -> None:

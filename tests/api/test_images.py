@@ -52,9 +52,13 @@ def test_a_run_on_a_dataset_is_resumed_with_it(tmp_path: Path) -> None:
     write_classes(tmp_path / "images", classes=2, each=12)
     dataset = ImageFolder(tmp_path / "images")
     run = co2ssl.pretrain(dataset, out=tmp_path / "run", **QUIET)
+    # Of a run that is complete nobody asks for the images.
+    co2ssl.pretrain(resume=run.folder, quiet=True)
+    (run.folder / "backbone.safetensors").unlink()
     with pytest.raises(DataError, match=r"ImageFolder was handed over by a Python program; do it again: co2ssl"):
         co2ssl.pretrain(resume=run.folder, quiet=True)
     co2ssl.pretrain(dataset, resume=run.folder, quiet=True)
+    (run.folder / "backbone.safetensors").unlink()
     (tmp_path / "images/class-1/000.png").unlink()
     with pytest.raises(UsageError, match=r"ImageFolder no longer holds the images .*24 then, 23 now"):
         co2ssl.pretrain(ImageFolder(tmp_path / "images"), resume=run.folder, quiet=True)
@@ -113,6 +117,37 @@ def test_more_bad_images_are_allowed_where_one_says_so(tmp_path: Path) -> None:
     co2ssl.pretrain(tmp_path / "images", out=tmp_path / "other", **QUIET, max_bad_share=0.2)
 
 
+def test_a_bad_image_is_named_once_by_a_run_that_is_resumed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a relative path at first, and from another folder then."""
+    write_images(tmp_path / "images", 24)
+    (tmp_path / "images/007.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"of the 24 images of images cannot be read, more than 1%"):
+        co2ssl.pretrain("images", out="run", **QUIET, max_bad_share=0.01)
+    named = (tmp_path / "run/bad_images.csv").read_text().splitlines()
+    assert named == ["image,reason", f"{tmp_path}/images/007.png,the file is empty"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    co2ssl.pretrain(resume="../run", quiet=True, max_bad_share=0.1)
+    assert (tmp_path / "run/bad_images.csv").read_text().splitlines() == named
+
+
+@pytest.mark.parametrize("spec", ["images", "./images/", "images/../images", "list.txt", "list.csv"])
+def test_images_have_one_name_from_everywhere(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "images", 2)
+    (tmp_path / "list.txt").write_text("images/000.png\nimages/001.png\n")
+    (tmp_path / "list.csv").write_text("path,label\nimages/000.png,a\nimages/001.png,b\n")
+    monkeypatch.chdir(tmp_path)
+    source = open_images(spec)
+    names = [source.describe(index) for index in range(2)]
+    assert names == [f"{tmp_path}/images/00{number}.png" for number in range(2)]
+    again = spec_of(spec, source)
+    monkeypatch.chdir("/")
+    assert [open_images(again).describe(index) for index in range(2)] == names
+
+
 def test_download_reaches_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
     array = ArraySource("c10", np.zeros((24, 16, 16, 3), np.uint8), None, None)
@@ -123,6 +158,7 @@ def test_download_reaches_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(images, "open_source", opened)
     run = co2ssl.pretrain(f"cifar10:{tmp_path}", out=tmp_path / "run", **QUIET, download=True)
+    (run.folder / "backbone.safetensors").unlink()
     co2ssl.pretrain(resume=run.folder, quiet=True)
     assert asked == [(f"cifar10:{tmp_path}", True)] * 2
 

@@ -40,10 +40,20 @@ def same(left: object, right: object, where: str = "") -> None:
         assert left == right, where
 
 
-@pytest.mark.parametrize("recipe", ["moco-small-32+co2", "moco-v2-small-32", "simclr-small-32+co2"])
-def test_two_epochs_equal_one_and_a_resume(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "views"),
+    [
+        ("moco-small-32+co2", {}),
+        ("moco-v2-small-32", {}),
+        ("simclr-small-32+co2", {}),
+        ("moco-v2-small-32+co2", {"views": "moco-v2", "views_on": "device", "workers": 1}),
+    ],
+)
+def test_two_epochs_equal_one_and_a_resume(
+    recipe: str, views: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_classes(tmp_path / "images")
-    settings: dict[str, Any] = {**TINY, "probe_every": 1}
+    settings: dict[str, Any] = {**TINY, "probe_every": 1, **views}
     if recipe.startswith("simclr"):
         settings = {name: settings[name] for name in settings if name not in ("queue_size", "batch_norm_groups")}
         settings["warmup_epochs"] = 1
@@ -79,6 +89,9 @@ def test_a_resume_on_other_images_is_refused(tmp_path: Path) -> None:
         tmp_path / "images", out=tmp_path / "run", recipe="moco-small-32", quiet=True, **{**TINY, "epochs": 1}
     )
     (tmp_path / "images" / "class-0" / "000.png").unlink()
+    # Where all is there already, nothing is trained on them.
+    assert co2ssl.pretrain(resume=run.folder, quiet=True).folder == run.folder
+    (run.folder / "backbone.safetensors").unlink()
     with pytest.raises(UsageError, match="no longer holds"):
         co2ssl.pretrain(resume=run.folder, quiet=True)
 

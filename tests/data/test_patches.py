@@ -84,6 +84,7 @@ def test_a_strip_is_cut_before_it_is_resized() -> None:
     assert (resized == 200).all()
     assert ResizeShortSide(size=64).apply(strip.transpose(1, 0, 2), []).shape == (1024, 64, 3)
     assert ResizeShortSide(size=64).apply(strip[:, :30], []).shape == (64, 960, 3)
+    assert ResizeShortSide(size=256).apply(np.zeros((1, 20_000, 3), np.uint8), []).shape == (256, 4096, 3)
     assert ResizeSquare(size=64).apply(strip, []).shape == (64, 64, 3)
 
 

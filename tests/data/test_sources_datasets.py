@@ -80,6 +80,21 @@ def test_grey_is_repeated(make: Callable[[Any], Any]) -> None:
     np.testing.assert_array_equal(source.load(2), PIXELS[2][..., :1].repeat(3, axis=2))
 
 
+@pytest.mark.filterwarnings("error")
+def test_images_can_be_written_to_whatever_the_data_set_gives() -> None:
+    locked = PIXELS.copy()
+    locked.setflags(write=False)
+    grey = locked[..., 0]
+    for dataset in (locked, grey, locked[:, ::-1], list(locked), [Image.fromarray(pixels) for pixels in PIXELS]):
+        image = DatasetSource(dataset).load(1)
+        assert image.flags.writeable
+        assert image.flags.c_contiguous
+        torch.from_numpy(image)
+    image = DatasetSource(PIXELS).load(1)
+    image[:] = 0
+    assert PIXELS[1].any()
+
+
 def test_half_precision_comes_near() -> None:
     for image in (channels_first(PIXELS[0]) / 255).half(), (channels_first(PIXELS[0]) / 255).bfloat16():
         assert np.abs(DatasetSource([image]).load(0).astype(int) - PIXELS[0]).max() <= 1

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
+from co2ssl.data import pixels
 from co2ssl.data.loader import evaluation_batches
 from co2ssl.data.sources.protocol import Source
 from co2ssl.data.squash import Squashed
@@ -29,6 +30,32 @@ def test_two_resizes_as_torchvision_does_them() -> None:
     # Each resize rounds by itself: a level apart after one, two after both, and hardly ever.
     assert apart.max() <= 2
     assert apart.mean() < 0.3
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_does_not_grow_in_between(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strip(Images):
+        """One pixel by 20,000: dark, with a bright fifth in the middle."""
+
+        def load(self, index: int) -> np.ndarray:
+            strip = np.zeros((1, 20_000, 3), dtype=np.uint8)
+            strip[:, 8_000:12_000] = 200
+            return strip.transpose(1, 0, 2) if turned else strip
+
+    sizes: list[tuple[int, int]] = []
+    resize = pixels.resize
+
+    def measured(image: np.ndarray, height: int, width: int) -> np.ndarray:
+        sizes.append((height, width))
+        return resize(image, height, width)
+
+    monkeypatch.setattr(pixels, "resize", measured)
+    squashed = Squashed(Strip([0], ("a",)), 32, 30).load(0)
+    assert sizes == [(512, 32) if turned else (32, 512), (30, 30)]
+    across = (squashed.transpose(1, 0, 2) if turned else squashed)[15, :, 0]
+    # Nothing is cut away: the fifth in the middle is six of thirty.
+    assert (across > 100).sum() == 6
+    assert (across[13:17] == 200).all()
 
 
 def test_nothing_is_cut_away_by_the_loader() -> None:

@@ -280,8 +280,11 @@ def test_a_rate_that_the_features_are_too_large_for_is_warned_of(capsys: pytest.
     assert "learning rate 30 ended with a loss" in rows[0]["warning"]
     assert rows[1]["warning"] is None
     text = capsys.readouterr().err
-    assert "such as --lr 30 15 0.1" in text
-    assert "0.0001" not in text
+    assert "The one with 0.0001 did" in text
+    assert "learning rate 0.0001" not in text
+    linear_sgd(network, colours(100), val, settings(lrs=(30.0, 20.0)))
+    text = capsys.readouterr().err
+    assert text.count("such as --lr 2 0.2") == text.count("did not converge") == 2
 
 
 def test_labels_are_looked_at_before_anything_is_trained() -> None:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from co2ssl.train.health import collapse_warning, effective_rank, embedding_health, spread
+from co2ssl.train.health import CollapseWatch, collapse_warning, effective_rank, embedding_health, spread
 
 
 def slow_spread(rows: list[list[float]]) -> float:
@@ -61,3 +62,43 @@ def test_orthogonal_rows_have_all_ranks() -> None:
 def test_one_row_says_nothing() -> None:
     with pytest.raises(ValueError, match="two rows"):
         spread(torch.ones(1, 4))
+
+
+def watched(total_steps: int, *, bad: bool = True) -> CollapseWatch:
+    def probe(step: int, encoder: nn.Module) -> dict[str, float | str]:
+        return {"spread": 0.1, **({"warning": "almost the same: try"} if bad else {})}
+
+    return CollapseWatch(probe, total_steps=total_steps)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "step", "heard"),
+    [
+        (1_000, 199, False),
+        (1_000, 200, True),
+        (10_000, 999, False),
+        (10_000, 1_000, True),
+        (50, 49, False),
+        (50, 50, True),
+    ],
+)
+def test_collapse_is_no_news_at_the_start_of_a_run(total_steps: int, step: int, heard: bool) -> None:
+    found = watched(total_steps)(step, nn.Identity())
+    assert found["spread"] == 0.1
+    assert ("warning" in found) == heard
+    assert watched(total_steps, bad=False)(step, nn.Identity()) == {"spread": 0.1}
+
+
+def test_a_run_that_ends_collapsed_says_so() -> None:
+    watch = watched(1_000)
+    heard = [(watch(step, nn.Identity())["warning"], watch.at_the_end) for step in (500, 1_000)]
+    ended = "at the end of the run almost the same: try"
+    assert heard == [("almost the same: try", None), (ended, ended)]
+    few = watched(60)
+    few(60, nn.Identity())
+    assert few.at_the_end == (
+        "at the end of the run almost the same: try; but 60 steps say little: train for more --epochs first"
+    )
+    fine = watched(1_000, bad=False)
+    fine(1_000, nn.Identity())
+    assert fine.at_the_end is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from co2ssl.data.batch import Batch
 from co2ssl.errors import UsageError
 from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
@@ -179,13 +182,23 @@ def test_bf16_runs_and_keeps_losses_and_weights_in_float32(tmp_path: Path) -> No
         def commit(self, updates: object) -> None:
             pass
 
+    finished: list[bool] = []
+
+    def finish(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        finished.append(torch.is_autocast_enabled("cpu"))
+        return views
+
+    class Unfinished(TinyLoader):
+        def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+            return (replace(batch, finish=finish) for batch in super().epoch(epoch, first_step=first_step))
+
     method = Watched()
     method.encoder.backbone[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     log = MetricsLog(tmp_path / "metrics.jsonl")
     train(
         method,
         lambda _: OBJECTIVE,
-        TinyLoader(),
+        Unfinished(),
         optimizer=build_optimizer("sgd", method, lr=0.1, momentum=0.9, weight_decay=0.0),
         learning_rate=constant,
         epochs=1,
@@ -195,6 +208,8 @@ def test_bf16_runs_and_keeps_losses_and_weights_in_float32(tmp_path: Path) -> No
         precision="bf16",
     )
     assert set(seen) == {torch.bfloat16}
+    # Views that are finished on the device are, one batch at a time, in float32.
+    assert finished == [False] * 6
     assert {parameter.dtype for parameter in method.parameters()} == {torch.float32}
     with pytest.raises(UsageError, match="mps"):
         train(

@@ -20,7 +20,6 @@ from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
 from co2ssl.evaluate.finetune import MOCO_V2_WEIGHT_DECAY, WEIGHT_DECAY
 from co2ssl.evaluate.label_subsets import draw_subset
-from co2ssl.evaluate.linear_sgd import BATCH_SIZE
 from co2ssl.evaluate.options import NOT_FROM_FEATURES, OPTIONS
 
 SHARES = ("1%", "10%")
@@ -125,18 +124,17 @@ def _of_labelled_images(representation: Representation, options: AllOptions) -> 
 def _add_published_linear(
     plan: Plan, representation: Representation, options: AllOptions, pair: Mapping[str, Source]
 ) -> None:
-    batch_size = options.batch_size or BATCH_SIZE
     if representation.name.startswith(PIXELS):
         plan.left_out["linear"] = "the published learning rates are for features of a network, not for pixels"
     elif not options.full:
         plan.left_out["linear"] = "the published form, 100 epochs of SGD, is measured with --full"
-    elif len(pair["train"]) < batch_size:
-        plan.left_out["linear"] = f"{len(pair['train'])} images are fewer than a batch of {batch_size}: --batch-size"
+    elif options.batch_size is not None and len(pair["train"]) < options.batch_size:
+        plan.left_out["linear"] = f"{len(pair['train'])} images are fewer than a batch of {options.batch_size}"
     else:
         published = Task(
             title="linear",
             protocol="linear",
-            options=_for_seeds("linear", options, {**pair, "batch_size": batch_size}),
+            options=_for_seeds("linear", options, {**pair, "batch_size": options.batch_size}),
             random="crops, their order, and the classifiers' first weights",
             table="linear",
         )

@@ -18,11 +18,12 @@ from torch import nn
 from co2ssl.api.build import build_backbone, evaluation_resize
 from co2ssl.api.runs import load_encoder, read_run
 from co2ssl.api.weights import fill, fresh_backbone, read_weights, torchvision_names
+from co2ssl.data.loader import MAX_BAD_SHARE
 from co2ssl.data.sources import Source
 from co2ssl.errors import UsageError, UserError
 from co2ssl.evaluate.feature_key import FeatureType, feature_key
 from co2ssl.evaluate.feature_store import FeatureStore
-from co2ssl.evaluate.features import Features, Precision, collect, shared_feature_batches
+from co2ssl.evaluate.features import Features, Precision, collect, require_readable, shared_feature_batches
 from co2ssl.evaluate.layers import POOLED, at_layer
 from co2ssl.evaluate.progress import Progress
 from co2ssl.train.stop import any_process
@@ -72,6 +73,7 @@ class Representation:
         resize: int | None = None,
         dtype: FeatureType = "float32",
         store: FeatureStore | None = None,
+        max_bad_share: float = MAX_BAD_SHARE,
         quiet: bool = True,
     ) -> Features:
         """Features (N, F) of every image of the source, in its order. Over several processes all of them call it.
@@ -84,7 +86,11 @@ class Representation:
             resize: short side before the crop, where a protocol has its own; None: the representation's.
             dtype: of the numbers in the file.
             store: where features are kept and looked for; None: they are made anew, and in memory.
+            max_bad_share: more unreadable images than this share are an error; fewer are left out.
             quiet: no progress.
+
+        Raises:
+            DataError, EvaluationError: more unreadable images than allowed.
         """
         network = at_layer(self.backbone.to(device), layer)
         how: dict[str, Any] = {
@@ -93,14 +99,17 @@ class Representation:
             "precision": self.precision,
         }
         batches = Progress(f"features of {source.name}", total=len(source), quiet=quiet).track(
-            shared_feature_batches(network, source, device=device, workers=workers, **how)
+            shared_feature_batches(network, source, device=device, workers=workers, max_bad_share=max_bad_share, **how)
         )
         if store is None:
-            return collect(batches, source)
-        key = feature_key(network, source, layer=layer, dtype=dtype, **how)
-        there = store.load(key, source)
-        missing = any_process(there is None)[0]
-        return store.save(key, source, batches) if there is None or missing else there
+            found = collect(batches, source)
+        else:
+            key = feature_key(network, source, layer=layer, dtype=dtype, **how)
+            there = store.load(key, source)
+            missing = any_process(there is None)[0]
+            found = store.save(key, source, batches) if there is None or missing else there
+        require_readable(len(found), source, max_bad_share)
+        return found
 
 
 def representation(

@@ -101,10 +101,15 @@ def in_words(result: dict[str, Any]) -> str:
             lines.append(f"  left out, as no image of {result['val']} shows them: {', '.join(left_out)}")
         if borrowed := (result.get("cross_validation") or {}).get("borrowed"):
             lines.append(f"  too few images to choose a cost, that of the others taken: {', '.join(borrowed)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *_note(result)])
     lines = [f"  lr {row['lr']:<5g} {_accuracy(row)}   {row['origin']}" for row in rows]
     heading = f"{result['protocol']}, {result['layer']}, last of {result['epochs']} epochs, {counted}:"
-    return "\n".join([heading, *lines])
+    return "\n".join([heading, *lines, *_note(result)])
+
+
+def _note(result: dict[str, Any]) -> list[str]:
+    """How the measurement was not the published one, as a line."""
+    return [f"  {result['note']}"] if result.get("note") else []
 
 
 def _accuracy(result: dict[str, Any]) -> str:

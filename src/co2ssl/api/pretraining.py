@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ from co2ssl.api.build import (
 from co2ssl.api.images import CACHE, Images, cached_images, keep_listing, name_bad_images, open_images, spec_of
 from co2ssl.api.machine import build_device, check_precision, describe_machine, sample_sizes
 from co2ssl.api.reporting import write_run_report
+from co2ssl.api.resuming import (
+    checkpoint_folder,
+    complete_in_words,
+    images_of,
+    is_complete,
+    left_in_words,
+    run_to_resume,
+    with_options,
+)
 from co2ssl.api.runs import Run
 from co2ssl.config import (
     DEFAULT_RECIPE,
@@ -38,22 +47,22 @@ from co2ssl.config import (
     usable_cores,
 )
 from co2ssl.data.loader import Loader
-from co2ssl.data.sources import Source
+from co2ssl.data.sources import FolderSource, Source
+from co2ssl.data.sources.folder import split_part
+from co2ssl.data.sources.opening import PREFIXES
 from co2ssl.distributed import barrier, is_main, process_group
 from co2ssl.encoders.batch_norm import average_running_statistics
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.probe import Probe, knn_probe, spread_probe
 from co2ssl.methods.method import Method
-from co2ssl.train.checkpoint import CheckpointFolder, save_backbone, write_atomically
+from co2ssl.train.checkpoint import CheckpointFolder, save_backbone
+from co2ssl.train.health import CollapseWatch
 from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
-from co2ssl.train.progress import Progress
+from co2ssl.train.progress import Progress, warn
 
 Say = Callable[[str], None]
-
-RESUMED_WITH = ("max_bad_share",)
-"""Options that may be given beside ``resume``: what a run may have been stopped by."""
 
 
 def pretrain(
@@ -78,7 +87,8 @@ def pretrain(
             ``backbone.safetensors`` and ``report.html``.
         recipe: a name from ``co2ssl methods``, with or without "+co2", or the path of a YAML file.
         auto: fit the recipe to the images and this machine, and say what changed. None: only where no recipe is named.
-        resume: a run folder to continue from its last checkpoint; every setting is then read from it.
+        resume: a run folder to continue from its last checkpoint; every setting is then read from it, so it cannot be
+            made longer. Of a run that is complete nothing is trained.
         quiet: no progress.
         say: where lines for a person go; None prints them to stderr, unless ``quiet``.
         **options: any field of ``Recipe`` or ``RunOptions`` (``epochs=100``, ``batch_size=256``, ``device="cuda"``).
@@ -91,9 +101,34 @@ def pretrain(
     """
     say = say or (lambda text: _say(text, quiet))
     with process_group():
-        run, source = _resumed(resume, data, options) if resume else _new(data, out, recipe, auto, options, say)
-        _train(run, source, resumed=bool(resume), quiet=quiet, say=say)
+        if not resume:
+            run, source = _new(data, out, recipe, auto, options, say)
+            _train(run, source, checkpoint_folder(run), saved=None, quiet=quiet, say=say)
+            return run
+        run = run_to_resume(resume, options, recipe=recipe, out=out)
+        checkpoints = checkpoint_folder(run)
+        saved = checkpoints.load()
+        if is_complete(run, saved):
+            say(complete_in_words(run))
+            return run
+        run = with_options(run, options)
+        source = images_of(run, data)
+        say(images_in_words(run.config.data.source if data is None else data, source))
+        _train(run, source, checkpoints, saved=saved, quiet=quiet, say=say)
         return run
+
+
+def images_in_words(data: Images, source: Source) -> str:
+    """How many images there are to learn from, and, where ``data`` is a folder of two parts, what is left alone."""
+    found = f"{len(source):,} images of {source.name}"
+    if not isinstance(source, FolderSource) or not isinstance(data, str | Path):
+        return found
+    prefix, colon, path = str(data).partition(":")
+    given = path if colon and prefix in PREFIXES else str(data)
+    other = split_part(given, "val")
+    if os.path.abspath(source.folder) == os.path.abspath(given) or other is None:
+        return found
+    return f"{found}; only this part of {given} is used to pretrain, {other} is left for `co2ssl evaluate`"
 
 
 def _new(
@@ -116,6 +151,7 @@ def _new(
     origins = {name: Origin(kind="option") for name in option_values}
     source = open_images(data, download=options.download)
     device = build_device(options)
+    say(images_in_words(data, source))
     if auto:
         adapted = adapt(
             resolved,
@@ -149,54 +185,20 @@ def _new(
     return Run(folder=folder, config=config), source
 
 
-def _resumed(folder: str | Path, data: Images | None, given: Mapping[str, Any]) -> tuple[Run, Source]:
-    """The run in a folder, and its images, which must be the same."""
-    run = _with_options(runs.read_run(folder), given)
-    source = open_images(
-        run.config.data.source if data is None else data,
-        download=run.config.options.download,
-        listing_folder=run.folder,
-    )
-    if source.fingerprint() != run.config.data.fingerprint:
-        raise UsageError(
-            f"{source.name} no longer holds the images of this run ({run.config.data.num_images:,} then, "
-            f"{len(source):,} now, or other names): a resumed run would not be the same run. "
-            "Restore them, or start a new run with --out."
-        )
-    return run, source
-
-
-def _with_options(run: Run, given: Mapping[str, Any]) -> Run:
-    """The run with the few options that may be given anew beside ``resume``; its ``config.yaml`` then says so too."""
-    path = run.folder / runs.CONFIG
-    refused = [f"--{name.replace('_', '-')}" for name in given if name not in RESUMED_WITH]
-    if refused:
-        raise UsageError(
-            f"--resume takes every setting from {path}; leave out {', '.join(refused)}, or start a new run with --out."
-        )
-    if not given:
-        return run
-    config = replace(
-        run.config,
-        options=resolve_options({**run.config.options.model_dump(), **given}),
-        option_origins={**run.config.option_origins, **{name: Origin(kind="option") for name in given}},
-    )
-    if is_main():
-        write_atomically(path, lambda file: file.write(config.to_yaml().encode("utf-8")))
-    barrier()
-    return replace(run, config=config)
-
-
-def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) -> None:
-    """Everything from the configuration to the finished folder."""
+def _train(
+    run: Run,
+    source: Source,
+    checkpoints: CheckpointFolder,
+    *,
+    saved: Mapping[str, Any] | None,
+    quiet: bool,
+    say: Say,
+) -> None:
+    """Everything from the configuration, or from what the last checkpoint holds, to the finished folder."""
     recipe, options = run.config.resolved.recipe, run.config.options
     device = build_device(options)
     method = build_method(recipe, seed=options.seed)
     assert isinstance(method, nn.Module)
-    checkpoints = CheckpointFolder(
-        run.folder / runs.CHECKPOINTS, architecture=_architecture(recipe), config_hash=run.config.hash
-    )
-    saved = checkpoints.load() if resumed else None
     method.to(device)
     if options.compile:
         backbone = method.encoder.backbone
@@ -204,6 +206,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
         backbone.compile()
     loader = _loader(run, source, method, say)
     steps_per_epoch = max(1, loader.steps_per_epoch // recipe.accumulate)
+    probes = _probes(loader.source, recipe, options, device, total_steps=recipe.epochs * steps_per_epoch)
     log = MetricsLog(run.folder / runs.METRICS)
     try:
         train(
@@ -224,7 +227,7 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
             progress=Progress(epochs=recipe.epochs, steps_per_epoch=steps_per_epoch, quiet=quiet),
             precision=options.precision,
             accumulate=recipe.accumulate,
-            probes=_probes(loader.source, recipe, options, device),
+            probes=probes,
             rhythm=Rhythm(
                 log_every=options.log_every,
                 checkpoint_every=options.checkpoint_every,
@@ -237,11 +240,19 @@ def _train(run: Run, source: Source, *, resumed: bool, quiet: bool, say: Say) ->
         loader.close()
         log.close()
         name_bad_images(run.folder, loader.bad_images, say)
+    if quiet:
+        # Otherwise progress has shown it.
+        _warn_of_collapse(probes)
+    _finish(run, method, say)
+
+
+def _finish(run: Run, method: Method, say: Say) -> None:
+    """Leave what the run is for."""
     average_running_statistics(method.encoder)
     if is_main():
         save_backbone(run.folder / runs.BACKBONE, method.encoder.backbone)  # type: ignore[arg-type]
         write_run_report(run)
-        say(f"the backbone: {run.folder / runs.BACKBONE}\nthe report:   {run.folder / runs.REPORT}")
+        say(left_in_words(run))
     barrier()
 
 
@@ -258,10 +269,13 @@ def _loader(run: Run, source: Source, method: Method, say: Say) -> Loader:
         seed=options.seed,
         workers=workers,
         max_bad_share=options.max_bad_share,
+        views_on=options.views_on,
     )
 
 
-def _probes(source: Source, recipe: Recipe, options: RunOptions, device: torch.device) -> Sequence[Probe]:
+def _probes(
+    source: Source, recipe: Recipe, options: RunOptions, device: torch.device, *, total_steps: int
+) -> Sequence[Probe]:
     """What is measured every few epochs: the spread of the embeddings, and with labels kNN, on training images only."""
     if options.probe_every == 0:
         return ()
@@ -272,21 +286,19 @@ def _probes(source: Source, recipe: Recipe, options: RunOptions, device: torch.d
         "device": device,
         "precision": options.precision,
     }
-    probes: list[Probe] = [spread_probe(source, **size)]
+    probes: list[Probe] = [CollapseWatch(spread_probe(source, **size), total_steps=total_steps)]
     if source.labels is not None and source.classes is not None and len(source.classes) > 1:
         probes.append(knn_probe(source, **size))
     return probes
 
 
-def _architecture(recipe: Recipe) -> str:
-    head = recipe.head if recipe.head == "linear" else f"mlp of {recipe.head_layers} layers, {recipe.head_hidden} wide"
-    queue = "" if recipe.queue_size is None else f", queue {recipe.queue_size}"
-    return (
-        f"{recipe.method}, {recipe.arch}, width {recipe.width:g}, stem {recipe.stem}, head {head}, "
-        f"embedding {recipe.embedding_dim}{queue}"
-    )
+def _warn_of_collapse(probes: Sequence[Probe]) -> None:
+    for probe in probes:
+        if isinstance(probe, CollapseWatch) and probe.at_the_end:
+            warn(probe.at_the_end)
 
 
 def _say(text: str, quiet: bool) -> None:
     if not quiet and is_main():
-        print(text, file=sys.stderr, flush=True)
+        # Names of files may be no UTF-8.
+        print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ from co2ssl.evaluate.feature_store import FeatureStore
 from co2ssl.evaluate.features import Features, labels_of, matched_labels
 from co2ssl.evaluate.finetune import finetune, finetune_settings
 from co2ssl.evaluate.knn import knn
-from co2ssl.evaluate.label_draws import batch_that_fits
+from co2ssl.evaluate.label_draws import batch_that_fits, small_batch_note
 from co2ssl.evaluate.label_subsets import LabelSubset
 from co2ssl.evaluate.layers import at_layer
 from co2ssl.evaluate.linear import linear_lbfgs
@@ -78,22 +78,24 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
         layer=options.layer,
         lrs=options.lr,
         epochs=options.epochs,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or batch_that_fits(len(known)),
         seed=options.seed,
         precision=representation.precision,
     )
     network = at_layer(representation.backbone.to(device_of(options)), options.layer)
     hashes = (network_hash(network), known.fingerprint(), asked.fingerprint())
-    return linear_sgd(
+    result = linear_sgd(
         network,
         known,
         val,
         settings,
         device=device_of(options),
         workers=workers_of(options),
+        max_bad_share=options.max_bad_share,
         saved=saved_for(representation, "linear", options, *hashes, repr(settings)),
         quiet=options.quiet,
     )
+    return {**result, "note": small_batch_note(len(known), options.batch_size)}
 
 
 def measure_svm(representation: Representation, options: SvmOptions) -> dict[str, object]:
@@ -126,11 +128,12 @@ def measure_finetune(representation: Representation, options: FinetuneOptions) -
     require_network(representation)
     known, asked = labelled_pair(options, representation.home)
     subsets = [subset for subset in subsets_of(known, options) if subset is not None]
+    num_labelled = min(map(len, subsets))
     settings = finetune_settings(
         representation.image_size,
         backbone_lr=options.backbone_lr,
         head_lr=options.head_lr,
-        **_training(representation, options, min(map(len, subsets))),
+        **_training(representation, options, num_labelled),
     )
     weights = network_hash(representation.backbone)
     result = finetune(
@@ -141,7 +144,7 @@ def measure_finetune(representation: Representation, options: FinetuneOptions) -
         settings,
         **_running(representation, "finetune", options, known, asked, subsets, f"{weights} {settings}"),
     )
-    return {**result, "labels": options.share}
+    return {**result, "labels": options.share, "note": small_batch_note(num_labelled, options.batch_size)}
 
 
 def measure_supervised(representation: Representation, options: SupervisedOptions) -> dict[str, object]:
@@ -168,7 +171,13 @@ def measure_supervised(representation: Representation, options: SupervisedOption
         **_running(representation, "supervised", options, known, asked, subsets, f"{weights} {settings}"),
     )
     # The weights that a run has were not looked at.
-    return {**result, "labels": options.share, "weights": weights, "trained": None if kept is None else str(kept)}
+    return {
+        **result,
+        "labels": options.share,
+        "note": small_batch_note(num_labelled, options.batch_size),
+        "weights": weights,
+        "trained": None if kept is None else str(kept),
+    }
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -218,6 +227,7 @@ def features_for(representation: Representation, source: Source, options: Evalua
         workers=workers_of(options),
         dtype=options.feature_dtype,
         store=FeatureStore(_home(representation) / FEATURES) if keep else None,
+        max_bad_share=options.max_bad_share,
         quiet=options.quiet,
         **how,
     )
@@ -270,6 +280,7 @@ def _running(
         "seed": options.seed,
         "device": device_of(options),
         "workers": workers_of(options),
+        "max_bad_share": options.max_bad_share,
         "saved": saved_for(representation, protocol, options, *keys),
         "quiet": options.quiet,
     }

@@ -108,9 +108,11 @@ def settings_of(options: EvaluationOptions) -> dict[str, object]:
 
 
 def plain(value: object) -> object:
-    """A value of an option as JSON has it; images by their name."""
+    """A value of an option as JSON has it; a path whole, images by their name."""
     if isinstance(value, tuple):
         return [plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
     return value if value is None or isinstance(value, bool | int | float | str) else _name(value)
 
 
@@ -138,7 +140,7 @@ def _data_hashes(options: EvaluationOptions) -> list[str]:
 
 
 def _name(value: Any) -> str:
-    return str(getattr(value, "name", None) or (value if isinstance(value, Path) else type(value).__name__))
+    return str(getattr(value, "name", None) or type(value).__name__)
 
 
 def _hash(content: bytes) -> str:

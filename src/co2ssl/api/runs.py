@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from co2ssl.api.build import build_backbone
 from co2ssl.config import RunConfig, read_run_config
@@ -19,7 +21,7 @@ REPORT = "report.html"
 BAD_IMAGES = "bad_images.csv"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A run folder that holds a configuration.
 
@@ -31,6 +33,34 @@ class Run:
 
     folder: Path
     config: RunConfig
+
+    def __repr__(self) -> str:
+        """Recipe, folder, epochs finished, and both parts of the loss in the last of them."""
+        last = last_epoch(self.folder)
+        losses = [
+            f", {title} {last[name]:.3f}"
+            for title, name in (("L_ins", "instance"), ("L_con", "consistency"))
+            if isinstance(last.get(name), float)
+        ]
+        epochs = f"{last.get('epoch', 0):g} of {self.config.resolved.recipe.epochs} epochs"
+        return f"Run({self.config.resolved.name} in {self.folder}, {epochs}{''.join(losses)})"
+
+
+def last_epoch(folder: Path) -> dict[str, Any]:
+    """The last ``epoch`` event that a run wrote (:mod:`co2ssl.train.log`); empty where there is none to be read."""
+    try:
+        lines = (folder / METRICS).read_bytes().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            # Cut short by whatever ended the run.
+            continue
+        if isinstance(event, dict) and event.get("event") == "epoch":
+            return event
+    return {}
 
 
 def read_run(folder: str | Path) -> Run:

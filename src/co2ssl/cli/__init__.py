@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``co2ssl``; None for those of the process.
     """
     # Threads that wait for each other by spinning take the cores from the data workers, and from whatever else runs; to
-    # be woken for each of a step's hundreds of operations costs a quarter of the step. So they spin for a moment, then
-    # sleep. Read when torch is imported.
+    # be woken for each of a step's hundreds of operations takes time as well. So they spin for a moment, then sleep.
+    # Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from co2ssl.cli.options import Option, given, model_options, parse, value_of
-from co2ssl.config import DEFAULT_RECIPE, Recipe, RunOptions, field_docs, load_recipe
+from co2ssl.cli.options import Option, given, parse, value_of
+from co2ssl.cli.recipe_options import recipe_and_run_options
+from co2ssl.config import DEFAULT_RECIPE
 
 _EXAMPLES = [
     "co2ssl doctor photos/                                  # with the recipe that pretrain would fit to them",
@@ -16,7 +17,7 @@ _EXAMPLES = [
 def run(words: list[str]) -> None:
     """Look, measure, and say what was found; exit with 1 where ``pretrain`` would not run to its end."""
     named = value_of(words, "--recipe", "")
-    recipe = load_recipe(named or DEFAULT_RECIPE, check=False).recipe
+    fields, boxes = recipe_and_run_options(named)
     own = {
         "data": Option(
             kind=str,
@@ -39,17 +40,15 @@ def run(words: list[str]) -> None:
         "seconds": Option(kind=float, help="How long to measure each part.", default=2.0),
         "json": Option(kind=bool, help="Print the whole diagnosis as JSON.", default=False),
     }
-    fields = model_options(Recipe, field_docs(Recipe), recipe.model_dump())
-    fields |= model_options(RunOptions, field_docs(RunOptions), RunOptions().model_dump())
     values = parse(
         words,
         own | fields,
         command="doctor",
         description="Look at the images (counts, sizes, formats, channels, copies, bad files), measure disk, decode, "
         "views, copy and model step by themselves, say which one binds and what to change, and predict time and "
-        "memory. Nothing is trained or written. Exits with 1 where pretrain would refuse, or stop. The defaults below "
-        f"the first six are those of the recipe {named or DEFAULT_RECIPE}.",
+        "memory. Nothing is trained or written. Exits with 1 where pretrain would refuse, or stop.",
         examples=_EXAMPLES,
+        groups=boxes,
     )
     import json
 

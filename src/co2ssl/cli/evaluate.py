@@ -18,6 +18,8 @@ _BACKBONE = (
     "untrained:torchvision:NAME (fresh weights), pixels:RUN (no network)."
 )
 
+_SHARED = "common"
+
 
 def run(words: list[str]) -> None:
     """Measure, and print the accuracy."""
@@ -34,9 +36,9 @@ def run(words: list[str]) -> None:
         rest,
         _options(model),
         command=f"evaluate {protocol}",
-        description=f"{PROTOCOLS[protocol][0].upper()}{PROTOCOLS[protocol][1:]}. Features are extracted once and kept "
-        "in the run folder, where the result goes too.",
+        description=f"{PROTOCOLS[protocol][0].upper()}{PROTOCOLS[protocol][1:]}. {model.leaves}",
         examples=model.examples,
+        groups={_SHARED: "Of other protocols too."},
     )
     from co2ssl.api.evaluation import evaluate, in_words
     from co2ssl.distributed import is_main, process_group
@@ -54,13 +56,13 @@ def _options(model: type[EvaluationOptions]) -> dict[str, Option]:
     own = [name for name in model.model_fields if name not in shared and name not in model.positional]
     options = {"backbone": Option(kind=str, help=_BACKBONE, positional=True)}
     options |= {name: Option(kind=str, help=docs[name], positional=True) for name in model.positional}
-    for name in (*own, *shared):
+    for name in (*own, *(name for name in shared if name not in model.no_use)):
         field = model.model_fields[name]
         default: Any = REQUIRED if field.is_required() else field.default
         # What may be an object of a program is a name here.
         kind: Any = str | None if field.annotation is Any else field.rebuild_annotation()
-        options[name] = Option(kind=kind, help=docs[name], default=default)
-    return options | {"json": Option(kind=bool, help="Print the whole result as JSON.", default=False)}
+        options[name] = Option(kind=kind, help=docs[name], default=default, group="" if name in own else _SHARED)
+    return options | {"json": Option(kind=bool, help="Print the whole result as JSON.", default=False, group=_SHARED)}
 
 
 def _help() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from co2ssl.cli.options import Option, given, model_options, parse, value_of
-from co2ssl.config import DEFAULT_RECIPE, Recipe, RunOptions, field_docs, load_recipe
+from co2ssl.cli.options import Option, given, parse, value_of
+from co2ssl.cli.recipe_options import recipe_and_run_options
+from co2ssl.config import DEFAULT_RECIPE
 
 _EXAMPLES = [
     "co2ssl pretrain photos/ --out runs/photos                      # fitted to your images and machine",
@@ -19,7 +20,7 @@ _EXAMPLES = [
 def run(words: list[str]) -> None:
     """Train, and say where the backbone is."""
     named = value_of(words, "--recipe", "")
-    recipe = load_recipe(named or DEFAULT_RECIPE, check=False).recipe
+    fields, boxes = recipe_and_run_options(named)
     own = {
         "data": Option(
             kind=str | None,
@@ -42,19 +43,20 @@ def run(words: list[str]) -> None:
             default=not named,
         ),
         "resume": Option(
-            kind=str | None, help="Continue the run in this folder from its last checkpoint.", default=None
+            kind=str | None,
+            help="Continue the run in this folder from its last checkpoint, with the settings it has. That cannot make "
+            "it longer: its schedule was laid out at the start over all its epochs.",
+            default=None,
         ),
         "quiet": Option(kind=bool, help="No progress.", default=False),
     }
-    fields = model_options(Recipe, field_docs(Recipe), recipe.model_dump())
-    fields |= model_options(RunOptions, field_docs(RunOptions), RunOptions().model_dump())
     values = parse(
         words,
         own | fields,
         command="pretrain",
-        description="Train a backbone on unlabelled images. The defaults below the first six are those of the recipe "
-        f"{named or DEFAULT_RECIPE}.",
+        description="Train a backbone on unlabelled images. Of a folder with train and val in it, only train is used.",
         examples=_EXAMPLES,
+        groups=boxes,
     )
     from co2ssl.api import pretrain
 

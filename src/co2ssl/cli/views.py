@@ -24,7 +24,11 @@ def run(words: list[str]) -> None:
                 "or the name of a view recipe (moco-v1, insdisc, cmc, jigsaw, pirl, ...).",
                 default=DEFAULT_RECIPE,
             ),
-            "out": Option(kind=str, help="The PNG to write; one that is there is replaced.", default="views.png"),
+            "out": Option(
+                kind=str,
+                help="The PNG to write; one that is there is replaced.",
+                default="views.png",
+            ),
             "images": Option(kind=int, help="How many images, a row each: the first ones of the epoch.", default=8),
             "seed": Option(kind=int, help="Of the run: the views are those it would train on.", default=0),
             "epoch": Option(kind=int, help="Epochs finished before.", default=0),
@@ -44,6 +48,7 @@ def run(words: list[str]) -> None:
             "co2ssl views photos/ --recipe jigsaw",
         ],
     )
+    import os
     import sys
 
     from co2ssl.api.views import contact_sheet
@@ -52,4 +57,4 @@ def run(words: list[str]) -> None:
     for which, why in sheet.skipped:
         print(f"skipped: {which}: {why}", file=sys.stderr)
     many = "1 image" if len(sheet.shown) == 1 else f"{len(sheet.shown)} images"
-    print(f"{sheet.path}: {many}, views {sheet.recipe.name}")
+    print(f"{os.path.abspath(sheet.path)}: {many}, views {sheet.recipe.name}")

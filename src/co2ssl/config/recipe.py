@@ -105,7 +105,10 @@ class Recipe(_Strict):
 
 
 class RunOptions(_Strict):
-    """How a recipe is run here; no part of a method. Precision and seed change the result, the rest does not."""
+    """How a recipe is run here; no part of a method.
+
+    Precision and seed change the result; device, compile and views_on its rounding; the rest does not.
+    """
 
     precision: Literal["float32", "bf16"] = "float32"
     """Arithmetic of the encoder; losses are in float32 always."""
@@ -115,6 +118,8 @@ class RunOptions(_Strict):
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode images and make views; none: one a core. Any number gives the same batches."""
+    views_on: Literal["worker", "device"] = "worker"
+    """Where views are finished: workers make all of them, or only crop, and the device does colour, blur and flip."""
     max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the images that may be unreadable before the run stops; fewer are skipped, counted and named."""
     download: bool = False

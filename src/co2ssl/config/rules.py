@@ -9,7 +9,8 @@ from co2ssl.config.cost import FEATURES, bytes_per_image, duration
 from co2ssl.config.draft import Draft
 
 CPU_BUDGET_SECONDS = 3600.0
-"""How long a run on a CPU should take when the user did not say how many epochs."""
+"""How long a run on a CPU should take when the user did not say how many epochs; and what the recipe's own number of
+epochs may take before the network is made smaller."""
 CPU_IMAGE_SIZE = 64
 """Pixels that a CPU is asked to look at when the recipe's would take too long."""
 CPU_BATCH = {"moco": 128, "simclr": 256}
@@ -34,10 +35,15 @@ MEMORY_SHARE = 0.6
 """Of the device's memory, for activations; the rest is for weights, workspaces and everyone else."""
 MOST_WORKERS = 16
 """Processes that make views; more wait for each other."""
+FINISHED_ON_DEVICE = frozenset({"moco-v1", "moco-v2", "simclr", "moco-v1-small", "moco-v2-small", "simclr-small"})
+"""View recipes all of whose operations the device has, after the crop."""
 
 
 def _encoder(draft: Draft) -> None:
-    """Image size, architecture, width and stem: no larger than the images hold or the machine can do."""
+    """Image size, architecture, width and stem: no larger than the images hold or the machine can do.
+
+    Measured by the recipe's own number of epochs, whatever the user gave: a shorter trial is then of the same network.
+    """
     side = max(8, draft.short_side // 4 * 4)
     if side < draft.recipe.image_size:
         draft.set("image_size", side, f"half of the images are {draft.short_side} px or less: larger shows no more")
@@ -49,13 +55,13 @@ def _encoder(draft: Draft) -> None:
             ("width", min(0.5, draft.recipe.width), "half the channels are a quarter of the arithmetic"),
         )
         for name, value, why in reductions:
-            seconds = draft.recipe.epochs * draft.epoch_seconds
+            seconds = draft.published.epochs * draft.epoch_seconds
             if seconds > CPU_BUDGET_SECONDS:
                 draft.set(
                     name,
                     value,
-                    f"{draft.recipe.epochs} epochs of {draft.num_images:,} images on {_cores(draft.machine.cores)} "
-                    f"would take about {duration(seconds)}; {why}",
+                    f"the recipe's {draft.published.epochs} epochs of {draft.num_images:,} images on "
+                    f"{_cores(draft.machine.cores)} would take about {duration(seconds)}; {why}",
                 )
                 _stem(draft)
     features, published = (round(FEATURES[r.arch] * r.width) for r in (draft.recipe, draft.published))
@@ -206,6 +212,12 @@ def _age_of_keys(draft: Draft) -> None:
 
 def _conveniences(draft: Draft) -> None:
     draft.set("workers", min(draft.machine.cores, MOST_WORKERS), f"{_cores(draft.machine.cores)} to make views")
+    if draft.machine.device == "cuda" and draft.recipe.views in FINISHED_ON_DEVICE:
+        draft.set(
+            "views_on",
+            "device",
+            "the GPU does colour, blur and flip of a whole batch at once; the cores are left with decoding and crops",
+        )
     if draft.recipe.epochs < 5 * draft.options.probe_every:
         draft.set("probe_every", max(1, draft.recipe.epochs // 5), f"about five times in {draft.recipe.epochs} epochs")
 
@@ -219,5 +231,5 @@ def _cores(cores: int) -> str:
     return f"{cores} core" if cores == 1 else f"{cores} cores"
 
 
-RULES = (_encoder, _views, _precision, _batch, _queue, _epochs, _key_encoder, _conveniences)
+RULES = (_precision, _encoder, _views, _batch, _queue, _epochs, _key_encoder, _conveniences)
 """In the order they are applied."""

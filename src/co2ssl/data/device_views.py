@@ -1,13 +1,15 @@
 """Views made of whole batches where the network is: the same draws and the same operations, on tensors.
 
-Where images of one size are at hand (CIFAR, a cache), their pixels cross to the device once as uint8, and the device
-makes the views. What is drawn is what the workers draw, and the pixels are Pillow's within the bounds that hold for
-theirs; they are not the workers' bit for bit.
+Images have many sizes, so in training workers decode, crop and resize them, and the device does the rest
+(:func:`finished_views`). Images that have one size (CIFAR's) can also be cropped there (:func:`batched_views`). Either
+way uint8 is what crosses. What is drawn is what the workers draw, and the pixels are Pillow's within the bounds that
+hold for theirs; they are not the workers' bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from co2ssl.data.recipe import ViewRecipe
 from co2ssl.errors import UsageError
 
 _HUE = 3
+_INSTEAD = "make its views in the workers (--views-on worker)"
 _ORDERS = np.array(JITTER_ORDERS)
 
 
@@ -53,10 +56,48 @@ def batched_views(images: Tensor, recipe: ViewRecipe, drawn: Sequence[Sequence[N
     _require_batched(recipe)
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be (N, H, W, 3) uint8, not {tuple(images.shape)} {images.dtype}")
-    if any(len(rows) != len(images) for view in drawn for rows in view):
-        raise ValueError(f"the draws are not those of {len(images)} images")
+    _require_theirs(drawn, len(images))
     levels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return tuple(_view(levels, recipe.operations, rows) for rows in drawn)
+
+
+def crops_alone(recipe: ViewRecipe) -> ViewRecipe:
+    """What is left of a recipe for workers to do where the device finishes its views: the crop, resized.
+
+    Raises:
+        UsageError: the recipe does not begin with that crop, or the device cannot do what follows.
+    """
+    _require_batched(recipe)
+    first = recipe.operations[0]
+    if not isinstance(first, RandomResizedCrop):
+        raise UsageError(
+            f"the view recipe {recipe.name} begins with {type(first).__name__}, not with a crop to one size, without "
+            f"which there is no batch to finish on the device; {_INSTEAD}"
+        )
+    return replace(recipe, operations=(first,))
+
+
+def finished_views(
+    crops: Sequence[Tensor], recipe: ViewRecipe, drawn: Sequence[Sequence[Numbers]]
+) -> tuple[Tensor, ...]:
+    """The views whose crops the workers made, finished on the device that these are on.
+
+    Args:
+        crops: for each view (N, 3, size, size) uint8, by :func:`crops_alone`; not changed.
+        recipe: the whole of it; ``split`` is left to the training step.
+        drawn: for each view, what was drawn for its operations after the crop, arrays of N rows.
+
+    Returns:
+        As :func:`batched_views`.
+
+    Raises:
+        ValueError: the draws are not those of these images.
+    """
+    _require_theirs(drawn, len(crops[0]))
+    return tuple(
+        _view(view.to(torch.float32, memory_format=torch.contiguous_format), recipe.operations[1:], rows)
+        for view, rows in zip(crops, drawn, strict=True)
+    )
 
 
 def crop_boxes(crop: RandomResizedCrop, height: int, width: int, drawn: Numbers) -> NDArray[np.int64]:
@@ -76,12 +117,23 @@ def crop_boxes(crop: RandomResizedCrop, height: int, width: int, drawn: Numbers)
 
 
 def _require_batched(recipe: ViewRecipe) -> None:
+    """Refuse a recipe whose views cannot be made of whole batches. Raises :class:`UsageError`, which says why."""
     known = (RandomResizedCrop, ColorJitter, RandomGrayscale, RandomHorizontalFlip, GaussianBlur)
-    if recipe.shared or recipe.more:
-        raise UsageError(f"the view recipe {recipe.name} cuts patches, which only workers can; make its views there")
-    for step in recipe.operations:
+    for step in (*recipe.shared, *recipe.operations, *(recipe.more.steps(0) if recipe.more else ())):
         if not isinstance(step, known):
-            raise UsageError(f"{type(step).__name__} of the view recipe {recipe.name} exists for workers only")
+            raise UsageError(
+                f"{type(step).__name__} of the view recipe {recipe.name} exists for single images only; {_INSTEAD}"
+            )
+    if recipe.shared or recipe.more:
+        raise UsageError(
+            f"views of the recipe {recipe.name} share operations, or are of two kinds, which exists for single images "
+            f"only; {_INSTEAD}"
+        )
+
+
+def _require_theirs(drawn: Sequence[Sequence[Numbers]], count: int) -> None:
+    if any(len(rows) != count for view in drawn for rows in view):
+        raise ValueError(f"the draws are not those of {count} images")
 
 
 @torch.no_grad()
@@ -150,4 +202,4 @@ def _there(values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_], 
         tensor = tensor.to(torch.float32)
     if beside.is_cuda:
         return tensor.pin_memory().to(beside.device, non_blocking=True)
-    return tensor
+    return tensor.to(beside.device)

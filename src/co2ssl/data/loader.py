@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from co2ssl.data import hashing, pixels
 from co2ssl.data.batch import Batch
 from co2ssl.data.decoding import BadImage
+from co2ssl.data.device_views import crops_alone, finished_views
 from co2ssl.data.pixels import Image
 from co2ssl.data.sources import DataError, Source
-from co2ssl.data.views import ViewRecipe, make_views
+from co2ssl.data.view_maker import Made, Task, ViewMaker, channels_first
+from co2ssl.data.views import ViewRecipe
 from co2ssl.data.workers import Workers
 from co2ssl.distributed import rank_slice, world_size
 from co2ssl.errors import UsageError
+
+ViewsOn: TypeAlias = Literal["worker", "device"]
 
 MAX_BAD_SHARE = 0.05
 
@@ -42,6 +46,8 @@ class Loader:
         seed: of the order and of the views.
         workers: processes that decode and transform; 0 does it in this one.
         max_bad_share: more unreadable images than this share of all stop the run.
+        views_on: "worker" makes views as a whole there. "device" leaves workers the crop, and what follows it to
+            :meth:`Batch.to`, on whole batches: what is drawn is the same, and the pixels differ by rounding.
 
     Attributes:
         steps_per_epoch: whole global batches in an epoch.
@@ -49,7 +55,8 @@ class Loader:
 
     Raises:
         DataError: fewer images than a batch.
-        UsageError: a batch or worker count below what makes sense, or a batch that the processes cannot share evenly.
+        UsageError: a batch or worker count below what makes sense, a batch that the processes cannot share evenly, or
+            a recipe with an operation that the device does not have.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Loader:
         seed: int,
         workers: int,
         max_bad_share: float = MAX_BAD_SHARE,
+        views_on: ViewsOn = "worker",
     ) -> None:
         _check_counts(batch_size, workers)
         if len(source) < batch_size:
@@ -77,16 +85,15 @@ class Loader:
         self.steps_per_epoch = len(source) // batch_size
         self.bad_images: list[tuple[str, str]] = []
         self._rows = rank_slice(batch_size)
-        self._bad = _BadImages(
-            source,
-            max_bad_share,
-            self.bad_images,
-            advice="Remove or replace them, or allow more with --max-bad-share",
-        )
-        self._workers = Workers(_ViewMaker(source, recipe, seed, self._bad.limit), workers)
+        self._bad = _BadImages(source, max_bad_share, self.bad_images)
+        self._on_device = views_on == "device"
+        made_there = crops_alone(recipe) if self._on_device else recipe
+        self._workers = Workers(ViewMaker(source, recipe, made_there, seed, self._bad.limit), workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from ``first_step`` on: CPU, uint8 views in channels-last layout.
+
+        With ``views_on="device"`` those are crops, and the batch says how :meth:`Batch.to` finishes them.
 
         Args:
             epoch: epochs finished before.
@@ -98,7 +105,7 @@ class Loader:
         """
         order = hashing.permutation(self.seed, epoch=epoch, length=len(self.source))
         starts = range(first_step * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size)
-        tasks = (_Task(epoch, order[start : start + self.batch_size][self._rows]) for start in starts)
+        tasks = (Task(epoch, order[start : start + self.batch_size][self._rows]) for start in starts)
         for step, made in enumerate(self._workers.run(tasks), start=epoch * self.steps_per_epoch + first_step):
             self._bad.add(made.bad)
             yield Batch(
@@ -107,6 +114,7 @@ class Loader:
                 label=_labels(self.source, made.image_index),
                 step=step,
                 epoch=epoch,
+                finish=partial(finished_views, recipe=self.recipe, drawn=made.rest) if self._on_device else None,
             )
 
     def close(self) -> None:
@@ -148,11 +156,11 @@ def evaluation_batches(
     _check_counts(batch_size, workers)
     if resize is not None and resize < image_size:
         raise UsageError(f"images resized to {resize} pixels are too small for a crop of {image_size}; resize to more")
-    bad = _BadImages(source, max_bad_share, [] if bad_images is None else bad_images, advice="Remove or replace them")
+    bad = _BadImages(source, max_bad_share, [] if bad_images is None else bad_images)
     pool = Workers(_CentreMaker(source, image_size, resize), workers)
     everything = np.arange(len(source))
     try:
-        tasks = (_Task(0, everything[start : start + batch_size]) for start in range(0, len(source), batch_size))
+        tasks = (Task(0, everything[start : start + batch_size]) for start in range(0, len(source), batch_size))
         for made in pool.run(tasks):
             bad.add(made.bad)
             if len(made.image_index):
@@ -161,24 +169,12 @@ def evaluation_batches(
         pool.close()
 
 
-class _Task(NamedTuple):
-    epoch: int
-    image_index: NDArray[np.int64]
-
-
-class _Made(NamedTuple):
-    images: tuple[Tensor, ...]
-    image_index: Tensor
-    bad: list[tuple[int, str]]
-
-
 class _BadImages:
     """Unreadable images met so far, each once; complains when they are too many."""
 
-    def __init__(self, source: Source, max_share: float, found: list[tuple[str, str]], *, advice: str) -> None:
+    def __init__(self, source: Source, max_share: float, found: list[tuple[str, str]]) -> None:
         self.limit = max_share * len(source)
         self._max_share = max_share
-        self._advice = advice
         self._source = source
         self._found = found
         self._seen: set[int] = set()
@@ -192,58 +188,9 @@ class _BadImages:
             where, reason = self._found[-1]
             raise DataError(
                 f"{len(self._seen):,} of the {len(self._source):,} images of {self._source.name} cannot be read, more "
-                f"than {100 * self._max_share:g}%; the last one: {where} ({reason}). {self._advice}"
+                f"than {100 * self._max_share:g}%; the last one: {where} ({reason}). Remove or replace "
+                "them, or allow more with --max-bad-share"
             )
-
-
-@dataclass(frozen=True)
-class _ViewMaker:
-    """Makes the views of one batch; runs in a worker."""
-
-    source: Source
-    recipe: ViewRecipe
-    seed: int
-    bad_limit: float
-
-    def __call__(self, task: _Task) -> _Made:
-        size = self.recipe.image_size
-        views = [np.empty((len(task.image_index), size, size, 3), np.uint8) for _ in range(self.recipe.num_views)]
-        # All parameters of the batch in one call a view, and as Python numbers: per image, numpy's would take longer to
-        # draw and to read than the pixels take.
-        drawn = [
-            [
-                parameters.tolist()
-                for parameters in self.recipe.draw(seed=self.seed, epoch=task.epoch, index=task.image_index, view=view)
-            ]
-            for view in range(self.recipe.num_views)
-        ]
-        index = task.image_index.copy()
-        bad: list[tuple[int, str]] = []
-        for row, wanted in enumerate(task.image_index.tolist()):
-            found, image = self._load(wanted, bad)
-            if image is None:
-                return _Made((), torch.empty(0, dtype=torch.int64), bad)
-            index[row] = found
-            if found == wanted:
-                for view, parameters in zip(views, drawn, strict=True):
-                    view[row] = self.recipe.apply(image, [rows[row] for rows in parameters])
-            else:
-                made = make_views(image, self.recipe, seed=self.seed, epoch=task.epoch, index=found)
-                for view, replacement in zip(views, made, strict=True):
-                    view[row] = replacement
-        return _Made(tuple(_channels_first(view) for view in views), torch.from_numpy(index), bad)
-
-    def _load(self, wanted: int, bad: list[tuple[int, str]]) -> tuple[int, Image | None]:
-        """Image ``wanted``, or the next that can be read; None when this batch alone met more bad ones than allowed."""
-        for place in range(wanted, wanted + len(self.source)):
-            index = place % len(self.source)
-            try:
-                return index, self.source.load(index)
-            except BadImage as error:
-                bad.append((index, error.reason))
-                if len({number for number, _ in bad}) > self.bad_limit:
-                    break
-        return wanted, None
 
 
 @dataclass(frozen=True)
@@ -254,7 +201,7 @@ class _CentreMaker:
     image_size: int
     resize: int | None
 
-    def __call__(self, task: _Task) -> _Made:
+    def __call__(self, task: Task) -> Made:
         images: list[Image] = []
         index: list[int] = []
         bad: list[tuple[int, str]] = []
@@ -269,7 +216,7 @@ class _CentreMaker:
             images.append(pixels.centre_crop(pixels.resize_short_side(image, short_side), self.image_size))
             index.append(wanted)
         stacked = np.stack(images) if images else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
-        return _Made((_channels_first(stacked),), torch.tensor(index, dtype=torch.int64), bad)
+        return Made((channels_first(stacked),), torch.tensor(index, dtype=torch.int64), bad)
 
 
 def _middle(image: Image) -> Image:
@@ -281,11 +228,6 @@ def _middle(image: Image) -> Image:
     most = _LONGEST * min(height, width)
     top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
     return image[top : height - top, left : width - left]
-
-
-def _channels_first(images: Image) -> Tensor:
-    """(N, H, W, 3) as a tensor (N, 3, H, W) on the same memory: channels last, what networks run fastest on."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def _labels(source: Source, index: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from co2ssl.data import pixels
+from co2ssl.data.patches import MAX_ELONGATION
 from co2ssl.data.pixels import Image
 from co2ssl.data.sources.protocol import Source
 
@@ -18,7 +19,8 @@ class Squashed:
     """Images of ``source``, the short side brought to ``short_side`` and both sides then to ``size``, in pixels.
 
     Nothing is cut away, and the aspect ratio is lost: the published VOC07 SVM pipeline, 256 and then 224 x 224 (seen
-    in vissl's ``eval_resnet_8gpu_transfer_voc07_svm.yaml``).
+    in vissl's ``eval_resnet_8gpu_transfer_voc07_svm.yaml``). In between, the long side is at most ``MAX_ELONGATION``
+    times the short one (ours): a strip of one pixel by 20,000 would become 4 GB.
     """
 
     source: Source
@@ -46,7 +48,10 @@ class Squashed:
 
     def load(self, index: int) -> Image:
         """The image as RGB (size, size, 3) uint8. Raises :class:`BadImage`."""
-        return pixels.resize(pixels.resize_short_side(self.source.load(index), self.short_side), self.size, self.size)
+        image = self.source.load(index)
+        short = min(image.shape[:2])
+        height, width = (self.short_side * min(side, MAX_ELONGATION * short) // short for side in image.shape[:2])
+        return pixels.resize(pixels.resize(image, height, width), self.size, self.size)
 
     def describe(self, index: int) -> str:
         """What the source calls it."""

@@ -30,6 +30,10 @@ class EvaluationOptions(BaseModel):
     """Fields that name images, in the order in which they are given."""
     examples: ClassVar[tuple[str, ...]] = ()
     """Command lines for the help page."""
+    leaves: ClassVar[str] = "Features are extracted once and kept in the run folder, where the result goes too."
+    """What the help page says of what is left behind."""
+    no_use: ClassVar[tuple[str, ...]] = ()
+    """Fields that every protocol has and this one has no use for: not on the command line, and refused by ``check``."""
 
     arch: str | None = None
     """Architecture of weights:PATH, by torchvision's name (resnet50, ...); every other backbone knows its own."""
@@ -49,6 +53,8 @@ class EvaluationOptions(BaseModel):
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode images. None: one a core."""
+    max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of each set of images that may be unreadable; fewer are left out, more end the measurement."""
     quiet: bool = False
     """No progress."""
 

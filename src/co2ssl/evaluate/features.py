@@ -184,7 +184,8 @@ def shared_feature_batches(
     """Like :func:`feature_batches`, with the images divided among the processes; every process gets what all made.
 
     Every process calls it and takes all of it. Each has a contiguous share of the images, so the places of a batch are
-    as many runs as there are processes.
+    as many runs as there are processes. Each stops at more unreadable images than are allowed among all; whether all
+    of them together have met more says :func:`require_readable`.
     """
     processes, own = world_size(), rank()
     batch_size = settings.pop("batch_size", None) or BATCH_SIZE[torch.device(device).type]
@@ -193,7 +194,11 @@ def shared_feature_batches(
         return
     first, last = (len(source) * place // processes for place in (own, own + 1))
     share = Subset(source, np.arange(first, last))
-    batches = feature_batches(network, share, device=device, batch_size=batch_size, **settings)
+    # As many bad images as among all: they may lie together.
+    allowed = settings.pop("max_bad_share", MAX_BAD_SHARE) * len(source) / len(share)
+    batches = feature_batches(
+        network, share, device=device, batch_size=batch_size, max_bad_share=min(1.0, allowed), **settings
+    )
     rows, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
     # As many rounds as the largest share has batches: a process that is done earlier joins in with none.
     for _ in range(math.ceil(math.ceil(len(source) / processes) / batch_size)):
@@ -220,6 +225,25 @@ def collect(batches: Iterable[tuple[Tensor, Tensor]], source: Source) -> Feature
     if kept is None:
         raise EvaluationError(f"{source.name} has no images to measure with")
     return features_of(source, kept if bool(seen.all()) else kept[seen], seen.nonzero().flatten())
+
+
+def require_readable(read: int, source: Source, max_bad_share: float) -> None:
+    """Refuse what was measured of too small a part of a source, such as features that lie on the disk.
+
+    Args:
+        read: how many of its images could be read.
+        source: the images.
+        max_bad_share: share of them that may be unreadable.
+
+    Raises:
+        EvaluationError: more of them are.
+    """
+    bad = len(source) - read
+    if bad > max_bad_share * len(source):
+        raise EvaluationError(
+            f"{bad:,} of the {len(source):,} images of {source.name} cannot be read, more than "
+            f"{100 * max_bad_share:g}%. Remove or replace them, or allow more with --max-bad-share"
+        )
 
 
 @torch.no_grad()

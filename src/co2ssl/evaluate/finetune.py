@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from co2ssl.data.loader import MAX_BAD_SHARE
 from co2ssl.data.sources import Source, Subset
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.features import Precision, labels_of, matched_labels
@@ -71,6 +72,7 @@ def finetune(
     seed: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
     saved: Saved | None = None,
     quiet: bool = True,
 ) -> dict[str, object]:
@@ -87,6 +89,7 @@ def finetune(
         seed: of the first training's head, order and crops; the next one has the next seed.
         device: where to compute.
         workers: processes that make crops.
+        max_bad_share: share of each subset, and of ``val``, that may be unreadable.
         saved: where the training stands on the disk, so that it goes on after an interruption; None: nowhere.
         quiet: no progress.
 
@@ -110,7 +113,15 @@ def finetune(
     ]
     with unchanged(backbone):
         rows = train_draws(
-            draws, val, settings, title="finetune", device=device, workers=workers, saved=saved, quiet=quiet
+            draws,
+            val,
+            settings,
+            title="finetune",
+            device=device,
+            workers=workers,
+            max_bad_share=max_bad_share,
+            saved=saved,
+            quiet=quiet,
         )
     return {
         "protocol": "finetune",

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from co2ssl.data.loader import Loader
+from co2ssl.data.loader import MAX_BAD_SHARE, Loader
 from co2ssl.data.sources import Source
 from co2ssl.distributed import world_size
 from co2ssl.errors import UsageError
-from co2ssl.evaluate.features import collect, labels_of, matched_labels, shared_feature_batches
+from co2ssl.evaluate.features import collect, labels_of, matched_labels, require_readable, shared_feature_batches
 from co2ssl.evaluate.label_subsets import LabelSubset
 from co2ssl.evaluate.label_training import LabelTraining, TrainingSettings, with_head
 from co2ssl.evaluate.metrics import accuracies
@@ -54,6 +54,7 @@ def train_draws(
     title: str,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
     saved: Saved | None = None,
     keep: Callable[[int, nn.Module], None] | None = None,
     quiet: bool = True,
@@ -69,6 +70,7 @@ def train_draws(
         title: what progress is headed with.
         device: where to compute.
         workers: processes that make crops.
+        max_bad_share: share of each draw's labelled images, and of ``val``, that may be unreadable.
         saved: where it stands on the disk: the draws that are finished, and the one in progress; None: nowhere.
         keep: is given number and backbone of each draw that is finished, trained.
         quiet: no progress.
@@ -95,10 +97,11 @@ def train_draws(
             network = with_head(draw.backbone(), _num_classes(draw.source), settings, seed=draw.seed).to(device)
             progress.begin((sum(steps[:number]) + standing.steps_begun) * settings.batch_size)
             words = f"draw {number + 1}/{len(draws)}, " if len(draws) > 1 else ""
+            reading = {"workers": workers, "max_bad_share": max_bad_share}
             training = _train(
-                network, draw, settings, workers, standing, stop_requested, progress=progress, words=words
+                network, draw, settings, reading, standing, stop_requested, progress=progress, words=words
             )
-            measured = _measure(network, draw.source, val, settings, device=device, workers=workers)
+            measured = _measure(network, draw.source, val, settings, reading, device=device)
             if keep is not None:
                 keep(number, network[0])
             standing.finish(
@@ -117,14 +120,25 @@ def train_draws(
 
 def batch_that_fits(num_images: int) -> int:
     """The published batch, or one of all the labelled images where they are fewer, which is said."""
-    if num_images >= BATCH_SIZE:
-        return BATCH_SIZE
-    fitting = max(num_images - num_images % world_size(), 1)
-    warn(
+    note = small_batch_note(num_images)
+    if note is not None:
+        warn(note)
+    return _fitting(num_images)
+
+
+def small_batch_note(num_images: int, asked: int | None = None) -> str | None:
+    """What there is to say of :func:`batch_that_fits`; None where it is the published batch, or one was asked for."""
+    if asked is not None or num_images >= BATCH_SIZE:
+        return None
+    return (
         f"{num_images} labelled images are fewer than the published batch of {BATCH_SIZE}: each epoch is one step on "
-        f"{fitting} of them, at the published learning rates; a --batch-size with rates of its own may suit better"
+        f"{_fitting(num_images)} of them, at learning rates for {BATCH_SIZE}; a --batch-size with rates of its own may "
+        "suit better"
     )
-    return fitting
+
+
+def _fitting(num_images: int) -> int:
+    return BATCH_SIZE if num_images >= BATCH_SIZE else max(num_images - num_images % world_size(), 1)
 
 
 def over_draws(rows: Sequence[Mapping[str, object]], subsets: Sequence[LabelSubset | None]) -> dict[str, object]:
@@ -196,7 +210,7 @@ def _train(
     network: nn.Sequential,
     draw: Draw,
     settings: TrainingSettings,
-    workers: int,
+    reading: Mapping[str, Any],
     standing: _Standing,
     stop_requested: Callable[[], bool],
     *,
@@ -204,7 +218,7 @@ def _train(
     words: str,
 ) -> LabelTraining:
     """Train ``network`` in place, from the beginning or from where the draw in progress stands."""
-    loader = Loader(draw.source, settings.crops, batch_size=settings.batch_size, seed=draw.seed, workers=workers)
+    loader = Loader(draw.source, settings.crops, batch_size=settings.batch_size, seed=draw.seed, **reading)
     training = LabelTraining(
         network, settings, steps_per_epoch=loader.steps_per_epoch, seed=draw.seed, state=standing.begun
     )
@@ -224,7 +238,13 @@ def _train(
 
 
 def _measure(
-    network: nn.Module, train: Source, val: Source, settings: TrainingSettings, *, device: torch.device, workers: int
+    network: nn.Module,
+    train: Source,
+    val: Source,
+    settings: TrainingSettings,
+    reading: Mapping[str, Any],
+    *,
+    device: torch.device,
 ) -> dict[str, float]:
     """Accuracies on centre crops."""
     batches = shared_feature_batches(
@@ -234,9 +254,10 @@ def _measure(
         image_size=settings.image_size,
         resize=settings.resize,
         precision=settings.precision,
-        workers=workers,
+        **reading,
     )
     scores = collect(batches, val)
+    require_readable(len(scores), val, reading["max_bad_share"])
     _, labels, _ = matched_labels(labels_of(train), scores)
     return accuracies(scores.features, labels)
 

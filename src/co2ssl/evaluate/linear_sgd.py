@@ -11,12 +11,13 @@ its last whole batch is dropped, other images in other epochs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from co2ssl.data.loader import Loader
+from co2ssl.data.loader import MAX_BAD_SHARE, Loader
 from co2ssl.data.operations import RandomHorizontalFlip, RandomResizedCrop
 from co2ssl.data.sources import Source
 from co2ssl.data.views import ViewRecipe
@@ -92,6 +93,7 @@ def linear_sgd(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
     saved: Saved | None = None,
     quiet: bool = True,
 ) -> dict[str, object]:
@@ -106,6 +108,7 @@ def linear_sgd(
         settings: how to train.
         device: where to compute.
         workers: processes that make crops.
+        max_bad_share: share of ``train`` that may be unreadable.
         saved: where the training stands on the disk, so that it goes on after an interruption; None: nowhere.
         quiet: no progress.
 
@@ -127,20 +130,24 @@ def linear_sgd(
         )
     classifiers = new_classifiers(settings, val.features.shape[1], len(classes))
     training = train_classifiers(
-        classifiers, network, train, settings, device=torch.device(device), workers=workers, saved=saved, quiet=quiet
+        classifiers,
+        network,
+        train,
+        settings,
+        device=torch.device(device),
+        workers=workers,
+        max_bad_share=max_bad_share,
+        saved=saved,
+        quiet=quiet,
     )
     measured = [accuracies(scores, val_labels) for scores in classifiers.scores(val.features)]
     if saved is not None:
         saved.remove()
+    losses = training.mean_losses()
+    doubts = _doubts(settings.learning_rates, losses, len(classes))
     rows = [
-        {
-            "lr": lr,
-            "origin": ORIGINS.get(lr, "given"),
-            **own,
-            "train_loss": loss,
-            "warning": _doubt(lr, loss, len(classes)),
-        }
-        for lr, own, loss in zip(settings.learning_rates, measured, training.mean_losses(), strict=True)
+        {"lr": lr, "origin": ORIGINS.get(lr, "given"), **own, "train_loss": loss, "warning": doubt}
+        for lr, own, loss, doubt in zip(settings.learning_rates, measured, losses, doubts, strict=True)
     ]
     for row in rows:
         if row["warning"]:
@@ -186,6 +193,7 @@ def train_classifiers(
     *,
     device: torch.device,
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
     saved: Saved | None = None,
     quiet: bool = True,
 ) -> Training:
@@ -200,7 +208,12 @@ def train_classifiers(
         As for :func:`linear_sgd`.
     """
     loader = Loader(
-        train, crops(settings.image_size), batch_size=settings.batch_size, seed=settings.seed, workers=workers
+        train,
+        crops(settings.image_size),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        workers=workers,
+        max_bad_share=max_bad_share,
     )
     training = Training(
         classifiers.to(device),
@@ -236,12 +249,22 @@ def crops(image_size: int) -> ViewRecipe:
     return ViewRecipe(name="linear", image_size=image_size, operations=operations, num_views=1)
 
 
-def _doubt(lr: float, loss: float, num_classes: int) -> str | None:
-    """What to say of a classifier that ended worse than one that knows nothing."""
-    if loss <= math.log(num_classes):
-        return None
-    return (
-        f"the classifier with learning rate {lr:g} ended with a loss of {loss:.3g} on its training crops, and guessing "
-        f"gives {math.log(num_classes):.3g}: the features are larger than that rate is for, and it did not converge. "
-        "Add smaller ones, such as --lr 30 15 0.1"
+def _doubts(lrs: Sequence[float], losses: Sequence[float], num_classes: int) -> list[str | None]:
+    """What to say of each classifier that ended worse than one that knows nothing; None of any other."""
+    guessing = math.log(num_classes)
+    converged = [lr for lr, loss in zip(lrs, losses, strict=True) if loss <= guessing]
+    lowest = min(lrs)
+    # Where a rate tried has done it there is nothing to try, and what is larger than one that failed is no advice.
+    advice = (
+        f"The one with {max(converged):g} did"
+        if converged
+        else f"Give smaller ones, such as --lr {lowest / 10:g} {lowest / 100:g}"
     )
+    return [
+        None
+        if loss <= guessing
+        else f"the classifier with learning rate {lr:g} ended with a loss of {loss:.3g} on its training crops, and "
+        f"guessing gives {guessing:.3g}: the features are larger than that rate is for, and it did not converge. "
+        f"{advice}"
+        for lr, loss in zip(lrs, losses, strict=True)
+    ]

@@ -21,8 +21,9 @@ SGD_ONLY = ("lr", "epochs", "batch_size")
 NOT_FROM_FEATURES = ("cache", "feature_dtype")
 """Options of features that a protocol which trains the whole network has no use for."""
 
-SVM_NAMING = ("pipeline", "year", "layer", "train_split", "test_split", "difficult")
-"""Options of the SVM protocol that tell its results apart."""
+SVM_NAMING = (("pipeline",), ("year",), ("layer",), ("train_split", "test_split"), ("difficult",))
+"""Options of the SVM protocol that tell its results apart. Of a group all are named where one is not the usual: "val"
+alone could be either split."""
 
 
 class KnnOptions(PairOptions):
@@ -58,8 +59,8 @@ class LinearOptions(PairOptions):
     """Learning rates, each of a classifier of its own. None: 30 (MoCo) and 15 (CO2, recalled); of maps 0.01 (VISSL)."""
     epochs: Count = 100
     """Passes over the training images; the learning rate falls to a tenth after 60 and 80 hundredths of them."""
-    batch_size: Count = 256
-    """Images in a batch, over all processes."""
+    batch_size: Count | None = None
+    """Images in a batch, over all processes. None: 256, or all of them where they are fewer."""
     seed: Seed = 0
     """Of crops, order and first weights; with --fast, of the tenth on which the penalty is chosen."""
 
@@ -82,6 +83,8 @@ class LinearOptions(PairOptions):
 class LabelledOptions(PairOptions):
     """Of a protocol that trains the whole network on labels, several times."""
 
+    leaves: ClassVar[str] = "Whole networks are trained, so no features are kept; the result goes to the run folder."
+    no_use: ClassVar[tuple[str, ...]] = NOT_FROM_FEATURES
     labels: str | None = None
     """Share of the training images whose labels are used, the same number of every class: 1%, 10%, or another."""
     label_list: str | Path | None = None
@@ -96,6 +99,8 @@ class LabelledOptions(PairOptions):
     """Images in a batch, over all processes. None: 256, or all the labelled ones where they are fewer."""
     seed: Seed = 0
     """Of the first draw and training; the next has the next one."""
+    out: str | None = None
+    """Folder for evaluation/. None: the run folder; of a backbone without one nothing is kept."""
 
     def check(self) -> None:
         """Refuse what is no share, and what only frozen features use.
@@ -105,7 +110,7 @@ class LabelledOptions(PairOptions):
         """
         if self.labels is not None:
             share_of(self.labels)
-        unused = [f"--{name.replace('_', '-')}" for name in NOT_FROM_FEATURES if name in self.model_fields_set]
+        unused = [f"--{name.replace('_', '-')}" for name in self.no_use if name in self.model_fields_set]
         if unused:
             raise UsageError(f"leave {', '.join(unused)} out: the network is trained, and no features are kept.")
 
@@ -192,7 +197,11 @@ class SvmOptions(EvaluationOptions):
     def result_name(self) -> str:
         """Whatever changes the number, where it is not the usual: two such measurements keep a file each."""
         usual = type(self).model_fields
-        changed = [getattr(self, name) for name in SVM_NAMING if getattr(self, name) != usual[name].default]
+        changed: list[str] = []
+        for group in SVM_NAMING:
+            values = [getattr(self, name) for name in group]
+            if values != [usual[name].default for name in group]:
+                changed += values
         return "-".join([*changed, *_seed_named(self.seed)])
 
 

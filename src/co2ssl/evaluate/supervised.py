@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from co2ssl.data.loader import MAX_BAD_SHARE
 from co2ssl.data.sources import Source, Subset
 from co2ssl.evaluate.features import Precision, labels_of, matched_labels
 from co2ssl.evaluate.label_draws import BATCH_SIZE, Draw, over_draws, train_draws
@@ -67,6 +68,7 @@ def supervised(
     seed: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
     saved: Saved | None = None,
     keep: Callable[[int, nn.Module], None] | None = None,
     quiet: bool = True,
@@ -82,6 +84,7 @@ def supervised(
         seed: of the first training's weights, order and crops; the next one has the next seed.
         device: where to compute.
         workers: processes that make crops.
+        max_bad_share: share of the labelled images, and of ``val``, that may be unreadable.
         saved: where the training stands on the disk, so that it goes on after an interruption; None: nowhere.
         keep: is given number and backbone of each training that is finished.
         quiet: no progress.
@@ -102,7 +105,16 @@ def supervised(
         for number, subset in enumerate(subsets)
     ]
     rows = train_draws(
-        draws, val, settings, title="supervised", device=device, workers=workers, saved=saved, keep=keep, quiet=quiet
+        draws,
+        val,
+        settings,
+        title="supervised",
+        device=device,
+        workers=workers,
+        max_bad_share=max_bad_share,
+        saved=saved,
+        keep=keep,
+        quiet=quiet,
     )
     return {
         "protocol": "supervised",

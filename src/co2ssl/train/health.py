@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 # Ours. Spread 0.2 is an average cosine of 0.96 between different images; a healthy run is above 0.8 within an epoch.
 SPREAD_FLOOR = 0.2
 # Ours. Share of the directions the embeddings could use.
 RANK_FLOOR = 0.05
+# Ours. Optimiser steps, and share of a run, before which embeddings that lie close together are no news.
+FIRST_STEPS = 200
+FIRST_SHARE = 0.1
 
 
 def spread(embeddings: Tensor) -> float:
@@ -78,6 +82,44 @@ def embedding_health(embeddings: Tensor) -> dict[str, float | str]:
     warning = collapse_warning(apart, rank, min(embeddings.shape))
     measured: dict[str, float | str] = {"spread": apart, "effective_rank": rank}
     return measured if warning is None else {**measured, "warning": warning}
+
+
+class CollapseWatch:
+    """A probe whose warning is passed on only once it can mean a collapse.
+
+    Every run begins where a collapsed one ends: a network with fresh weights sends all images in nearly one direction,
+    and training has to drive them apart. How long that takes goes by steps (an optimiser moves so far at a time, less
+    during a warm-up) and by the length of the run, along which the schedule and the consistency term unfold. So nothing
+    is said in the first ``FIRST_STEPS`` steps, nor in the first ``FIRST_SHARE`` of the run; a tenth of a run is little
+    to lose. Both numbers are ours. What was measured is always passed on.
+
+    At the last step it is said whatever came before: that is the backbone one gets.
+
+    Args:
+        probe: takes steps finished and encoder; gives ``warning`` among its values where something is wrong.
+        total_steps: optimiser steps of the whole run, restarts included.
+
+    Attributes:
+        at_the_end: what there was to say at the last step; None while it has not come, or where all was well.
+    """
+
+    def __init__(self, probe: Callable[[int, nn.Module], Mapping[str, float | str]], *, total_steps: int) -> None:
+        self._probe = probe
+        self._total_steps = total_steps
+        self.at_the_end: str | None = None
+
+    def __call__(self, step: int, encoder: nn.Module) -> dict[str, float | str]:
+        """What the probe measures, with its warning or without."""
+        values = dict(self._probe(step, encoder))
+        warning = values.pop("warning", None)
+        if warning is None:
+            return values
+        if step >= self._total_steps:
+            few = f"; but {step:,} steps say little: train for more --epochs first" if step < FIRST_STEPS else ""
+            warning = self.at_the_end = f"at the end of the run {warning}{few}"
+        elif step < max(FIRST_STEPS, FIRST_SHARE * self._total_steps):
+            return values
+        return {**values, "warning": warning}
 
 
 def _unit_rows(embeddings: Tensor) -> Tensor:

@@ -188,9 +188,11 @@ class _Run:
         dtype = next(self.model.parameters()).dtype
         objective = self.objective(self.state.position.step)
         for number, batch in enumerate(batches, start=1):
+            # Not in autocast: views that are finished here have Pillow's rounding in float32.
+            ready = batch.to(self.device, dtype=dtype)
             with self.gradients_shared(number == len(batches)):
                 with self.autocast():
-                    step = self.model(batch.to(self.device, dtype=dtype))
+                    step = self.model(ready)
                 sums = objective(step.comparisons)
                 sums.total.backward()
             updates.append(step.update)

@@ -118,6 +118,9 @@ def test_advice_for_views() -> None:
     assert "--image-size" in said("augment")
     assert "--cache" not in said("augment")
     assert "--workers" not in said("decode")
+    assert "--views-on device" in said("augment", CARD)
+    assert "--views-on" not in said("augment", setting(CARD, options={"views_on": "device"}))
+    assert "--views-on" not in said("augment")
     assert "--workers 4: there are 4 cores, and 1 make views" in said("augment", replace(SETTING, workers=1))
 
 
@@ -125,6 +128,8 @@ def test_advice_for_training() -> None:
     assert "--precision bf16" not in said("step")
     assert "--device cuda" in said("step")
     assert "--precision bf16" in said("step", CARD)
+    assert "--views-on" not in said("step", CARD)
+    assert "--views-on worker" in said("step", setting(CARD, options={"views_on": "device"}))
     assert "--precision bf16" not in said("step", setting(CARD, options={"precision": "bf16"}))
     assert "--image-size than 224" in said("step", setting(image_size=224))
     assert "--arch than resnet50" in said("step", setting(arch="resnet50"))

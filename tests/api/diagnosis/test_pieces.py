@@ -61,7 +61,9 @@ def test_views_of_a_few_images_fill_any_batch() -> None:
     recipe = view_recipe("moco-v2-small", image_size=16, min_area=0.2)
     batch = next(pieces.batches_of(images, recipe, batch_size=10, seed=0))
     assert [view.shape for view in batch.views] == [(10, 3, 16, 16)] * 2
+    assert batch.finish is None
     assert pieces.augmenting(images, recipe, seconds=0.01, seed=0).images % pieces.AUGMENTED_AT_ONCE == 0
+    assert next(pieces.batches_of(images, recipe, batch_size=10, seed=0, views_on="device")).finish is not None
 
 
 def test_a_pace_warms_up_and_is_of_one_at_least() -> None:

@@ -165,22 +165,21 @@ def _measure(
     say: Say,
 ) -> tuple[Measured, str | None]:
     """Every part by itself, and then all of them together; and why that cannot be, where it cannot."""
-    recipe, seed = setting.recipe, setting.options.seed
+    recipe, seed, views_on = setting.recipe, setting.options.seed, setting.options.views_on
     views = view_recipe(recipe.views, image_size=recipe.image_size, min_area=recipe.min_area)
     say("measuring decode and views")
     with pieces.as_in_a_worker(setting.workers):
         decoders, images = pieces.kept_images(source, places)
         decode = pieces.decoding(decoders, seconds=seconds)
-        augment = pieces.augmenting(images, views, seconds=seconds, seed=seed)
+        augment = pieces.augmenting(images, views, seconds=seconds, seed=seed, views_on=views_on)
     measured = Measured(disk=disk, decode=decode, augment=augment)
     if setting.refused is not None:
         return measured, None
     try:
         say(f"measuring a training step on the {device.type}")
         trainee = Trainee(setting, device, num_images=len(source))
-        batches = list(
-            itertools.islice(pieces.batches_of(images, trainee.views, batch_size=recipe.batch_size, seed=seed), 2)
-        )
+        endless = pieces.batches_of(images, trainee.views, batch_size=recipe.batch_size, seed=seed, views_on=views_on)
+        batches = list(itertools.islice(endless, 2))
         if device.type != "cpu":
             measured = replace(measured, copy=pieces.copying(batches, device, seconds=seconds))
         measured = replace(measured, step=trainee.alone(batches, seconds=seconds))

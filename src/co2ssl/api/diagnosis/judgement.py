@@ -158,6 +158,8 @@ def _for_views(binds: str, found: Inspection, setting: Setting) -> list[str]:
     if setting.workers < setting.cores:
         said.append(f"--workers {setting.cores}: there are {setting.cores} cores, and {setting.workers} make views")
     if binds == "augment":
+        if setting.device != "cpu" and setting.options.views_on == "worker":
+            said.append(f"--views-on device: the {setting.device} device does colour, blur and flip of whole batches")
         said.append(f"a smaller --image-size than {size}: its operations work on fewer pixels")
         return said
     if not setting.options.cache:
@@ -179,6 +181,8 @@ def _for_views(binds: str, found: Inspection, setting: Setting) -> list[str]:
 def _for_training(measured: Measured, setting: Setting) -> list[str]:
     recipe, together, said = setting.recipe, measured.together, []
     on_cpu = setting.device == "cpu"
+    if setting.options.views_on == "device":
+        said.append("--views-on worker, if cores are idle: colour, blur and flip are part of the step now")
     if setting.fast_bf16 and setting.options.precision == "float32":
         said.append("--precision bf16: this device has fast bfloat16 arithmetic")
     if on_cpu:

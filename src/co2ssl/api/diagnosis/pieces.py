@@ -19,7 +19,7 @@ from co2ssl.api.diagnosis.result import Pace
 from co2ssl.data.batch import Batch
 from co2ssl.data.decoding import BadImage, decode
 from co2ssl.data.inspection import file_of
-from co2ssl.data.loader import Loader
+from co2ssl.data.loader import Loader, ViewsOn
 from co2ssl.data.pixels import Image
 from co2ssl.data.sources import DataError, Source, Subset
 from co2ssl.data.views import ViewRecipe
@@ -86,9 +86,11 @@ def decoding(decoders: Sequence[Callable[[], Image]], *, seconds: float) -> Pace
     return paced(lambda: next(every)(), images=1, seconds=seconds)
 
 
-def augmenting(images: Sequence[Image], views: ViewRecipe, *, seconds: float, seed: int) -> Pace:
-    """All views of images that are decoded already. In this process."""
-    batches = batches_of(images, views, batch_size=AUGMENTED_AT_ONCE, seed=seed)
+def augmenting(
+    images: Sequence[Image], views: ViewRecipe, *, seconds: float, seed: int, views_on: ViewsOn = "worker"
+) -> Pace:
+    """All views of images that are decoded already, as far as workers make them. In this process."""
+    batches = batches_of(images, views, batch_size=AUGMENTED_AT_ONCE, seed=seed, views_on=views_on)
     return paced(lambda: next(batches), images=AUGMENTED_AT_ONCE, seconds=seconds)
 
 
@@ -105,10 +107,13 @@ def copying(batches: Sequence[Batch], device: torch.device, *, seconds: float) -
     return paced(copy, images=sum(len(batch.index) for batch in batches), seconds=seconds)
 
 
-def batches_of(images: Sequence[Image], views: ViewRecipe, *, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Batches of views of some images, for ever, made in this process."""
+def batches_of(
+    images: Sequence[Image], views: ViewRecipe, *, batch_size: int, seed: int, views_on: ViewsOn = "worker"
+) -> Iterator[Batch]:
+    """Batches of views of some images, for ever, made in this process as far as workers make them."""
     again = np.arange(max(batch_size, len(images))) % len(images)
-    loader = Loader(Subset(_Kept(images), again), views, batch_size=batch_size, seed=seed, workers=0)
+    source = Subset(_Kept(images), again)
+    loader = Loader(source, views, batch_size=batch_size, seed=seed, workers=0, views_on=views_on)
     return (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
 
 

@@ -89,9 +89,9 @@ class Measured:
     Attributes:
         disk: files from the disk and not from memory, as many at once as there are workers.
         decode: bytes to pixels, on one core; with a cache, pixels out of it.
-        augment: pixels to all views of an image, on one core.
+        augment: pixels to all views of an image, on one core; with views on the device, to their crops.
         copy: views to the device; None on a CPU.
-        step: forward, key forward, backward and optimiser, on the device.
+        step: forward, key forward, backward and optimiser, on the device; with views there, also what finishes them.
         together: the whole loop; None where ``pretrain`` would refuse to run it.
     """
 

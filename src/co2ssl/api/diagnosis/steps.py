@@ -108,6 +108,7 @@ class Trainee:
             seed=self.options.seed,
             workers=self.workers,
             max_bad_share=1.0,
+            views_on=self.options.views_on,
         )
         batches = ((epoch, batch) for epoch in itertools.count() for batch in loader.epoch(epoch))
         stock = self.workers * PREFETCHED_BATCHES

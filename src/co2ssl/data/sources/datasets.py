@@ -123,7 +123,8 @@ def _to_rgb(image: object, where: str) -> Image:
     if pixels.size == 0:
         raise BadImage(where, f"no pixels, shape {tuple(image.shape)}")
     colours = _to_bytes(pixels, where)[..., :3]
-    return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))
+    # A copy of its own: what the data set gave may be read-only, of which torch warns.
+    return np.array(np.broadcast_to(colours, (*colours.shape[:2], 3)), order="C")
 
 
 def _to_bytes(pixels: NDArray[Any], where: str) -> NDArray[np.uint8]:

@@ -73,6 +73,7 @@ class FileSource:
         self.paths = paths
         self.labels = labels
         self.classes = classes
+        self._place = os.path.abspath(folder)
 
     def __len__(self) -> int:
         """How many images."""
@@ -83,8 +84,8 @@ class FileSource:
         return read_image(self.describe(index))
 
     def describe(self, index: int) -> str:
-        """The path of the file."""
-        return os.path.join(self.folder, os.fsdecode(self.paths[index]))
+        """The absolute path of the file: a run that is resumed from another folder calls it the same."""
+        return os.path.join(self._place, os.fsdecode(self.paths[index]))
 
     def fingerprint(self) -> str:
         """A hash of the paths as they were given (not of what is in the files)."""
