@@ -172,7 +172,7 @@ def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     text, _ = run(["--recipe", "simclr-small-32", "--help"], capsys)
-    assert "recipe simclr-small-32." in " ".join(text.split())
+    assert "the defaults are those of simclr-small-32." in " ".join(text.split())
     assert "co2ssl doctor photos/" in text
 
 

@@ -13,14 +13,11 @@ libraries are installed by uv into an environment of their own, with this packag
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 
@@ -29,9 +26,9 @@ from benchmarks.data.device import on_the_device
 from benchmarks.data.job import Job
 from benchmarks.data.plot import plot
 from benchmarks.evaluate.surroundings import surroundings, write
-from benchmarks.step.bench import pin
+from benchmarks.peers import HELP, Peers
+from benchmarks.sides import Report, pin, ratio, run_side
 from benchmarks.step.job import Job as StepJob
-from benchmarks.step.peers import ROOT, Peers
 from co2ssl.api.machine import fast_bf16
 
 MODULE = "benchmarks.data.bench"
@@ -40,7 +37,6 @@ ALL = [*CASES, "loader", "device"]
 STEP_CORES = 2
 LOADER_SIZE = 96
 MOST_OF_THE_STEP = 0.15
-Result: TypeAlias = dict[str, Any]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few images, one repeat")
     parser.add_argument("--without-peers", action="store_true", help="our own sides only: installs nothing")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peers", type=Path, help="keep the other libraries here for the next run; default: a new one")
+    parser.add_argument("--peers", type=Path, help=HELP)
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args(arguments)
     for name in given.cases:
@@ -63,37 +59,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
-def run_side(python: Path | str, module: str, job: Job | StepJob, *, threads: int = 1) -> Result:
-    """What a side reports, run as a process of its own.
-
-    Raises:
-        SystemExit: it failed; with the end of what it printed.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "GOMP_"))}
-    if str(python) != sys.executable:
-        kept.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [str(python), "-m", module, job.as_json()],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**kept, "OMP_NUM_THREADS": str(threads)},
-    )
-    if done.returncode:
-        raise SystemExit(f"{module} failed: {done.stderr[-3000:]}")
-    report: Result = json.loads(done.stdout.splitlines()[-1])
-    return report
-
-
-def compare(case: Case, given: argparse.Namespace, folder: Path, peers: Peers) -> Result:
+def compare(case: Case, given: argparse.Namespace, folder: Path, peers: Peers) -> Report:
     """All sides of a case in turn: medians, every rate, ratios, and where our time goes."""
     images = folder / ("small.npy" if case.images == "in memory" else "files")
     count = case.needed(given.quick)
     write_images(case.images, images, count, photographs=given.images, small=given.small)
     names = [name for name in case.sides() if not (given.without_peers and SIDES[name][0] == "peers")]
     pythons = {name: peers.python("lightly") if SIDES[name][0] == "peers" else sys.executable for name in names}
-    reports: dict[str, list[Result]] = {name: [] for name in names}
+    reports: dict[str, list[Report]] = {name: [] for name in names}
     for repeat in range(given.repeats):
         for name in names:
             job = case.job(name, images, seed=repeat, quick=given.quick)
@@ -113,7 +86,7 @@ def compare(case: Case, given: argparse.Namespace, folder: Path, peers: Peers) -
     }
 
 
-def _summary(reports: list[Result]) -> Result:
+def _summary(reports: list[Report]) -> Report:
     return {
         "images_per_second": statistics.median(one["images_per_second"] for one in reports),
         "cpu_ms_per_image": statistics.median(one["cpu_ms_per_image"] for one in reports),
@@ -121,22 +94,16 @@ def _summary(reports: list[Result]) -> Result:
     }
 
 
-def _ratios(reports: dict[str, list[Result]], must_reach: float) -> Result:
-    """Of the medians; with the range over the repeats, each side against the other's of the same repeat."""
-    found = {}
-    for one, other in RATIOS:
-        if one in reports and other in reports:
-            left, right = ([report["images_per_second"] for report in reports[name]] for name in (one, other))
-            each = [round(mine / theirs, 3) for mine, theirs in zip(left, right, strict=True)]
-            found[f"{one} / {other}"] = {
-                "ratio": round(statistics.median(left) / statistics.median(right), 3),
-                "range": [min(each), max(each)],
-                "must_reach": must_reach if (one, other) == RATIOS[0] else None,
-            }
-    return found
+def _ratios(reports: dict[str, list[Report]], must_reach: float) -> Report:
+    rates = {name: [report["images_per_second"] for report in those] for name, those in reports.items()}
+    return {
+        f"{one} / {other}": ratio(rates[one], rates[other], must_reach if (one, other) == RATIOS[0] else None)
+        for one, other in RATIOS
+        if one in rates and other in rates
+    }
 
 
-def loader_share(given: argparse.Namespace, folder: Path) -> Result:
+def loader_share(given: argparse.Namespace, folder: Path) -> Report:
     """The cores' time for a batch of views from the cache, as a share of what two cores give to a step alone."""
     batch_size, steps = (8, 2) if given.quick else (128, 10)
     files = folder / "files"

@@ -30,7 +30,7 @@ def write_small(path: Path, count: int, *, spec: str | None, side: int = 32, see
         source = open_source(spec)
         if len(source) < count:
             raise SystemExit(f"{source.name} has {len(source)} images, and the benchmark needs {count}")
-        images = [source.load(index) for index in range(count)]
+        images = [source.load(index) for index in np.linspace(0, len(source) - 1, count).astype(int).tolist()]
         if any(image.shape != (side, side, 3) for image in images):
             raise SystemExit(f"{source.name} has images that are not {side} x {side}")
     np.save(path, np.stack(images))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ class Job:
         images: a folder of image files, or a ``.npy`` file with (N, H, W, 3) uint8, which is held in memory.
         image_size: side of a view in pixels.
         stem: of the ResNet-18, by this package's names ("imagenet" is torchvision's).
-        width: of the ResNet-18; other than 1 only in this package.
         batch_size: images in a step.
         queue_size: keys in MoCo's queue.
         batch_norm: "plain", "split" (8 groups) or, for SimCLR, "sync".
@@ -37,7 +36,6 @@ class Job:
     images: str
     image_size: int
     stem: str = "imagenet"
-    width: float = 1.0
     batch_size: int = 128
     queue_size: int = 4096
     batch_norm: Literal["plain", "split", "sync"] = "plain"
@@ -56,6 +54,16 @@ class Job:
     def images_for(self, ahead: int) -> int:
         """Images that keep the workers busy until the clock stops, where they are up to ``ahead`` batches ahead."""
         return self.batch_size * (self.warmup + self.steps + ahead)
+
+
+def work_done(*, parameters: int, views: Iterable[Iterable[int]]) -> dict[str, Any]:
+    """What a side says of its work, so that all can be seen to do the same.
+
+    Args:
+        parameters: numbers that are trained, of the backbone and its head.
+        views: shapes (N, C, H, W) of the views of a batch, as they came to be trained on.
+    """
+    return {"parameters": parameters, "views": [list(shape) for shape in views]}
 
 
 class Clock:

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.step.job import Clock, Job, main
+from benchmarks.step.job import Clock, Job, main, work_done
 
 DOCUMENTED_WORKERS = 8
 
@@ -84,8 +84,10 @@ def run(job: Job) -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     momentum = cosine_schedule(0, 10, 0.996, 1)
     clock = Clock(job)
+    shapes: list[torch.Size] = []
     total = torch.zeros(())
     for batch in loader:
+        shapes = shapes or [view.shape for view in batch[0]]
         query_images, key_images = (view.to(memory_format=layout) for view in batch[0])
         update_momentum(model.backbone, model.backbone_momentum, m=momentum)
         update_momentum(model.projection_head, model.projection_head_momentum, m=momentum)
@@ -100,11 +102,17 @@ def run(job: Job) -> dict[str, Any]:
             break
     return {
         **clock.report(),
+        **work_done(parameters=trained(model), views=shapes),
         "workers": workers,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "lightly": lightly.__version__,
     }
+
+
+def trained(model: MoCo) -> int:
+    """Numbers that the optimiser moves."""
+    return sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
 
 
 def _loader(job: Job, workers: int) -> DataLoader[Any]:

@@ -20,16 +20,23 @@ import torch
 from pytorch_lightning import Trainer  # type: ignore[import-not-found]
 from pytorch_lightning.callbacks import LambdaCallback  # type: ignore[import-not-found]
 
-from benchmarks.step.job import Clock, Job, main
+from benchmarks.step.job import Clock, Job, main, work_done
 
 
 def run(job: Job) -> dict[str, Any]:
     """Images a second of the command."""
     clock = Clock(job)
     fit = Trainer.fit
+    work: dict[str, Any] = {}
+
+    def step_ended(_: Any, method: Any, __: Any, batch: Any, *___: Any) -> None:
+        clock.tick()
+        if not work:
+            trained = sum(tensor.numel() for tensor in method.parameters() if tensor.requires_grad)
+            work.update(work_done(parameters=trained, views=[view.shape for view in batch["views"]]))
 
     def timed_fit(trainer: Any, *given: Any, **named: Any) -> Any:
-        trainer.callbacks.append(LambdaCallback(on_train_batch_end=lambda *_: clock.tick()))
+        trainer.callbacks.append(LambdaCallback(on_train_batch_end=step_ended))
         return fit(trainer, *given, **named)
 
     Trainer.fit = timed_fit
@@ -50,6 +57,7 @@ def run(job: Job) -> dict[str, Any]:
         )
     return {
         **clock.report(),
+        **work,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "lightly-train": lightly_train.__version__,

@@ -1,18 +1,21 @@
-"""Runs sides in turn, each as a process of its own, and keeps what they report."""
+"""Runs sides in turn, each as a process of its own, and sets what they report against each other."""
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from benchmarks.peers import Peers
+from benchmarks.sides import AS_THE_COMMAND, Report, ratio, run_side
 from benchmarks.step.job import Job
-from benchmarks.step.peers import ROOT, Peers
+
+OURS, NAKED = "ours", "naked"
+AS_COMMAND = (OURS, "spent")
+"""Modules that run as the command does. The network alone keeps the defaults: nothing else wants the cores then."""
+WORK = ("parameters", "views")
+"""What all sides of a case must report alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,41 +33,83 @@ class Side:
     package: str | None = None
 
 
-def measure(sides: Mapping[str, Side], *, repeats: int, peers: Peers, cores: int) -> dict[str, Any]:
+def measure(sides: Mapping[str, Side], *, rounds: int, peers: Peers, cores: int) -> Report:
     """Every side once, then again, and so on: what disturbs one disturbs all. Median rates, and all that was reported.
 
     Raises:
-        SystemExit: a side failed; with the end of what it printed.
+        SystemExit: a side failed, with the end of what it printed; or two did not do the same work.
     """
     pythons = {name: peers.python(side.package) if side.package else sys.executable for name, side in sides.items()}
-    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for repeat in range(repeats):
+    reports: dict[str, list[Report]] = {name: [] for name in sides}
+    for number in range(rounds):
         for name, side in sides.items():
-            report = _run(name, str(pythons[name]), side, seed=repeat, cores=cores)
-            print(f"{repeat + 1}/{repeats} {name}: {report['images_per_second']} images a second", file=sys.stderr)
+            report = run_side(
+                pythons[name],
+                f"benchmarks.step.{side.module}",
+                replace(side.job, seed=number),
+                threads=cores,
+                variables=AS_THE_COMMAND if side.module in AS_COMMAND else None,
+            )
+            print(f"{number + 1}/{rounds} {name}: {report['images_per_second']} images a second", file=sys.stderr)
             reports[name].append(report)
+        check_work({name: those[-1] for name, those in reports.items()})
     return {name: _summary(sides[name], those) for name, those in reports.items()}
 
 
-def _run(name: str, python: str, side: Side, *, seed: int, cores: int) -> dict[str, Any]:
-    command = [python, "-m", f"benchmarks.step.{side.module}", replace(side.job, seed=seed).as_json()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment(side, cores))
-    if done.returncode:
-        raise SystemExit(f"{name} failed: {done.stderr[-3000:]}")
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+def check_work(reports: Mapping[str, Report]) -> None:
+    """All sides trained a network of one size on views of one size.
+
+    Raises:
+        SystemExit: they did not.
+    """
+    did = {name: {what: report[what] for what in WORK} for name, report in reports.items()}
+    first = next(iter(did), None)
+    for name, work in did.items():
+        if work != did[str(first)]:
+            raise SystemExit(f"{first!r} and {name!r} do not do the same work: {did[str(first)]} and {work}")
 
 
-def environment(side: Side, cores: int) -> dict[str, str]:
-    """This one's, with as many threads as cores whatever the caller had set, and our package only for our own sides."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "GOMP_"))}
-    ours["OMP_NUM_THREADS"] = str(cores)
-    if side.package:
-        ours.pop("PYTHONPATH", None)
-    return ours
+def ratios(measured: Report, targets: Mapping[tuple[str, str], float | None]) -> Report:
+    """Of the pairs whose both sides ran."""
+    return {
+        f"{one} / {other}": ratio(measured[one]["all"], measured[other]["all"], least)
+        for (one, other), least in targets.items()
+        if one in measured and other in measured
+    }
 
 
-def _summary(side: Side, reports: list[dict[str, Any]]) -> dict[str, Any]:
+def multiples(measured: Report) -> dict[str, float]:
+    """How many times as long as the network alone each step of ours takes, with the same batch norm."""
+    found = {}
+    for name, side in measured.items():
+        alone = measured.get(name.replace(OURS, NAKED, 1))
+        if name.startswith(OURS) and alone is not None:
+            found[name] = round(alone["images_per_second"] / side["images_per_second"], 3)
+    return found
+
+
+def spent(measured: Report) -> Report:
+    """Milliseconds of a step by part, medians over the rounds, of the sides that timed their parts."""
+    found = {}
+    for name, side in measured.items():
+        reports = [report for report in side["reports"] if "parts_ms" in report]
+        if reports:
+            shared = ("step_ms", "network_ms", "beyond_the_network_ms", "views_core_ms")
+            found[name] = {
+                **{what: _median(report[what] for report in reports) for what in shared},
+                "parts_ms": {
+                    part: _median(report["parts_ms"].get(part, 0.0) for report in reports)
+                    for part in reports[0]["parts_ms"]
+                },
+            }
+    return found
+
+
+def _median(values: Iterable[float]) -> float:
+    return round(statistics.median(values), 2)
+
+
+def _summary(side: Side, reports: list[Report]) -> Report:
     rates = [report["images_per_second"] for report in reports]
     job = side.job
     return {

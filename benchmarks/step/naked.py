@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.step.job import Clock, Job, main
+from benchmarks.step.job import Clock, Job, main, work_done
 from benchmarks.step.ours import recipe_of
 from co2ssl.api.build import build_method
 from co2ssl.train.optim import build_optimizer
@@ -22,17 +22,17 @@ from co2ssl.train.optim import build_optimizer
 
 def run(job: Job) -> dict[str, Any]:
     """Images a second of the bare step."""
-    step = bare_step(job)
+    step, work = bare_step(job)
     clock = Clock(job)
     done = False
     while not done:
         step()
         done = clock.tick()
-    return {**clock.report(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {**clock.report(), **work, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def bare_step(job: Job) -> Callable[[], None]:
-    """A function that takes one step."""
+def bare_step(job: Job) -> tuple[Callable[[], None], dict[str, Any]]:
+    """A function that takes one step, and what there is to it."""
     recipe = recipe_of(job)
     method = build_method(recipe, seed=job.seed)
     encoder, key_encoder = method.encoder, getattr(method, "key_encoder", None)
@@ -60,7 +60,9 @@ def bare_step(job: Job) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return step, work_done(
+        parameters=sum(tensor.numel() for tensor in encoder.parameters()), views=[view.shape for view in views]
+    )
 
 
 def autocast(job: Job) -> AbstractContextManager[None]:

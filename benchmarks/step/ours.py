@@ -9,15 +9,18 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.step.job import Job, main
+from benchmarks.step.job import Job, main, work_done
 from co2ssl.api import pretrain
 from co2ssl.config import load_recipe, usable_cores
+from co2ssl.data.batch import Batch
 from co2ssl.data.sources import ArraySource, Source, Subset, open_source
 from co2ssl.data.workers import PREFETCHED_BATCHES
 
@@ -26,14 +29,17 @@ def run(job: Job) -> dict[str, Any]:
     """Train one epoch that is a little longer than the timed steps, and read what the run logged of them."""
     workers = usable_cores() if job.workers is None else job.workers
     source = source_of(job, workers)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, first_views() as shapes:
+        out = Path(folder) / "run"
         started = time.perf_counter()
-        pretrain(source, out=Path(folder) / "run", recipe=recipe_name(job), auto=False, **overrides(job, workers))
+        pretrain(source, out=out, recipe=recipe_name(job), auto=False, **overrides(job, workers))
         whole = time.perf_counter() - started
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        work = work_done(parameters=trained(out), views=shapes)
     events = [event for event in map(json.loads, lines) if event["event"] == "train"]
     return {
         **timed(job, events),
+        **work,
         "whole_run_seconds": round(whole, 1),
         "log_every": log_every(job),
         "workers": workers,
@@ -58,6 +64,32 @@ def timed(job: Job, events: list[dict[str, float]]) -> dict[str, float]:
         # What the first steps cost beyond as many ordinary ones.
         "start_seconds": round(first["seconds"] - seconds * job.warmup / job.steps, 2),
     }
+
+
+@contextmanager
+def first_views() -> Iterator[list[torch.Size]]:
+    """The shapes of the views of the first batch that is trained on, once there was one."""
+    original = Batch.to
+    shapes: list[torch.Size] = []
+
+    def noted(batch: Batch, *given: Any, **named: Any) -> Batch:
+        shapes[:] = shapes or [view.shape for view in batch.views]
+        return original(batch, *given, **named)
+
+    setattr(Batch, "to", noted)  # noqa: B010
+    try:
+        yield shapes
+    finally:
+        setattr(Batch, "to", original)  # noqa: B010
+
+
+def trained(run: Path) -> int:
+    """Numbers that training moves, of the encoder in a run's last checkpoint: all but batch norm's statistics."""
+    last = max((run / "checkpoints").glob("*.ckpt"))
+    tensors = torch.load(last, weights_only=True)["method"]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    names = [name for name in tensors if name.startswith("encoder.") and not name.endswith(statistics)]
+    return sum(tensors[name].numel() for name in names)
 
 
 def source_of(job: Job, workers: int) -> Source:
@@ -91,10 +123,9 @@ def overrides(job: Job, workers: int) -> dict[str, Any]:
 
 
 def recipe_overrides(job: Job) -> dict[str, Any]:
-    """ResNet-18 at this size and batch; for MoCo the queue and the batch norm, for SimCLR no warm-up of ten epochs."""
+    """ResNet-18 at this size and batch; for MoCo the queue, for SimCLR the published rule's learning rate at once."""
     values: dict[str, Any] = {
         "arch": "resnet18",
-        "width": job.width,
         "stem": job.stem,
         "image_size": job.image_size,
         "batch_size": job.batch_size,
@@ -102,7 +133,8 @@ def recipe_overrides(job: Job) -> dict[str, Any]:
         "epochs": 1,
     }
     if job.method == "simclr":
-        return {**values, "warmup_epochs": 0}
+        # SimCLR's lr = 0.3 x batch / 256: the recipe's, of a batch of 4,096, is no rate for this one.
+        return {**values, "warmup_epochs": 0, "lr": 0.3 * job.batch_size / 256}
     return {**values, "head_hidden": 512, "queue_size": job.queue_size}
 
 

@@ -1,4 +1,4 @@
-"""One picture of what the benchmark wrote."""
+"""One picture of what the benchmark wrote: rates, with each round as a tick, and where our step's time goes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def plot(folder: Path) -> None:
     """Draw ``step.png`` from the JSON files in ``folder``; a case that has not run leaves its panel empty."""
     figure, axes = plt.subplots(1, 4, figsize=(17, 3.8), constrained_layout=True)
     for panel, (name, title) in zip(axes[:3], PANELS.items(), strict=True):
-        _rates(panel, _read(folder, name))
+        _rates(panel, _read(folder, name).get("sides", {}))
         panel.set_title(title, fontsize=9)
-    _spent(axes[3], _read(folder, "spent"))
+    _spent(axes[3], _read(folder, "spent").get("spent", {}))
     axes[3].set_title("where our step's time goes (64 px)", fontsize=9)
     figure.suptitle("ResNet-18, batch 128, images (of two views) a second")
     figure.savefig(folder / "step.png", dpi=130)
@@ -35,7 +35,7 @@ def plot(folder: Path) -> None:
 
 def _read(folder: Path, name: str) -> Any:
     path = folder / f"{name}.json"
-    return json.loads(path.read_text())["result"]["sides"] if path.exists() else {}
+    return json.loads(path.read_text())["result"] if path.exists() else {}
 
 
 def _rates(axes: Axes, sides: Any) -> None:
@@ -43,14 +43,14 @@ def _rates(axes: Axes, sides: Any) -> None:
     for place, name in enumerate(names):
         rate = sides[name]["images_per_second"]
         axes.barh(place, rate, color=COLOURS[name.split(",")[0]])
-        axes.annotate(f"{rate:.0f}", (rate, place), ha="right", va="center", fontsize=8, color="white")
+        axes.annotate(f" {rate:.0f}", (rate, place), va="center", fontsize=8)
         axes.plot(sides[name]["all"], [place] * len(sides[name]["all"]), "k|", markersize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.margins(x=0.15)
 
 
-def _spent(axes: Axes, sides: Any) -> None:
+def _spent(axes: Axes, ours: Any) -> None:
     """Milliseconds of each part, one bar a side; the smallest parts are drawn as one."""
-    ours = {name: side["reports"][-1] for name, side in sides.items() if name.startswith("ours")}
     if not ours:
         return
     shades = plt.get_cmap("tab20")
@@ -66,4 +66,4 @@ def _spent(axes: Axes, sides: Any) -> None:
         axes.barh(place, report["step_ms"] - left, left=left, color="black", label="the rest" if place == 0 else None)
     axes.set_yticks(range(len(ours)), ours, fontsize=8)
     axes.set_xlabel("ms a step")
-    axes.legend(fontsize=6, ncols=2)
+    axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))

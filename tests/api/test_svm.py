@@ -13,6 +13,7 @@ from torch import nn
 from co2ssl.api import evaluate
 from co2ssl.api.evaluation import in_words
 from co2ssl.cli import main
+from co2ssl.evaluate.options import SvmOptions
 from tests.voc import Shown, write_voc
 
 
@@ -37,6 +38,7 @@ def test_a_module_is_measured_and_the_result_is_kept(devkit: Path, tmp_path: Pat
     assert result["map_area"] > 0.9
     assert set(result["classes"]) == {"person", "dog", "car"}
     assert result["settings"]["train_split"] == "trainval"
+    assert result["difficult"] == "left-out"
     kept = json.loads((tmp_path / "out" / "evaluation" / "svm-pcl.json").read_text())
     assert kept == json.loads(json.dumps(result))
     assert len(list((tmp_path / "out" / "features").glob("*.npy"))) == 2
@@ -60,36 +62,62 @@ def test_bad_input(devkit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, ""),
+        ({"pipeline": "goyal"}, "goyal"),
+        ({"difficult": "negative"}, "negative"),
+        ({"difficult": "negative-in-training", "seed": 3}, "negative-in-training-seed-3"),
+        ({"year": "2012", "layer": "res4"}, "2012-res4"),
+        # Which of the two was changed can be told.
+        ({"train_split": "val"}, "val-test"),
+        ({"train_split": "train", "test_split": "val"}, "train-val"),
+        ({"test_split": "val"}, "trainval-val"),
+        ({"pipeline": "pcl", "train_split": "train", "difficult": "negative"}, "pcl-train-test-negative"),
+    ],
+)
+def test_the_name_says_whatever_changes_the_number(changed: dict[str, Any], name: str) -> None:
+    for voc in ("VOCdevkit", Path("VOCdevkit")):
+        assert SvmOptions.model_validate({"voc": voc, **changed}).result_name == name
+
+
 def test_measurements_that_differ_keep_a_file_each(devkit: Path, tmp_path: Path) -> None:
-    measure(devkit, out=str(tmp_path / "out"), pipeline="pcl")
-    evaluate(
-        "svm",
-        nn.Flatten(),
-        devkit,
-        image_size=8,
-        workers=0,
-        jobs=1,
-        quiet=True,
-        out=str(tmp_path / "out"),
-        pipeline="pcl",
-        train_split="train",
-        difficult="negative",
-    )
-    found = {path.name for path in (tmp_path / "out" / "evaluation").glob("*.json")}
-    assert found == {"svm-pcl.json", "svm-pcl-train-negative.json"}
+    how: dict[str, Any] = {"image_size": 8, "workers": 0, "jobs": 1, "quiet": True, "pipeline": "pcl"}
+    kept = tmp_path / "out" / "evaluation"
+    differences: list[dict[str, Any]] = [{}, {"difficult": "negative"}, {"train_split": "train"}]
+    # The folder is given as a path, not as text.
+    results = [
+        evaluate("svm", nn.Flatten(), devkit, out=str(tmp_path / "out"), **how, **changed) for changed in differences
+    ]
+    names = ["svm-pcl.json", "svm-pcl-negative.json", "svm-pcl-train-test.json"]
+    assert sorted(path.name for path in kept.glob("*.json")) == sorted(names)
+    for name, result in zip(names, results, strict=True):
+        assert json.loads((kept / name).read_text()) == json.loads(json.dumps(result))
+        settings = result["settings"]
+        assert isinstance(settings, dict)
+        assert settings["voc"] == str(devkit)
 
 
-def test_what_is_not_in_the_mean_is_said(tmp_path: Path) -> None:
+def test_what_is_not_in_the_mean_or_has_a_cost_of_others_is_said(tmp_path: Path) -> None:
     images: dict[str, Shown] = {
         f"{number:06}": [(name, False) for place, name in enumerate(("person", "dog")) if number >> place & 1]
         for number in range(16)
     }
-    images["000003"] = [*images["000003"], ("cat", False)]
-    images["000001"] = [*images["000001"], ("car", False)]
-    images["000002"] = [*images["000002"], ("car", False)]
-    images["000012"] = [*images["000012"], ("car", False)]
+    # The cat is in no test image; the bus in one training image, which is too few to choose a cost.
+    for name, numbers in {"cat": (3,), "bus": (4, 13), "car": (1, 2, 12)}.items():
+        for number in numbers:
+            images[f"{number:06}"] = [*images[f"{number:06}"], (name, False)]
     names = list(images)
     devkit = write_voc(tmp_path / "voc", images, {"trainval": names[:10], "train": names[:5], "test": names[10:]})
-    said = in_words(measure(devkit))
-    assert "left out, as no image of" in said
-    assert "cat" in said.splitlines()[1]
+    measured, *notes = in_words(measure(devkit)).splitlines()
+    assert measured.startswith("svm: mAP ")
+    assert measured.endswith("of 6 images, 4 classes")
+    left_out, borrowed = notes
+    assert left_out.startswith("  left out, as no image of ")
+    without = left_out.rsplit(": ", 1)[1].split(", ")
+    assert "cat" in without
+    assert not {"person", "dog", "car", "bus"} & set(without)
+    assert borrowed == "  too few images to choose a cost, that of the others taken: bus"
+    # A fixed cost is borrowed from nobody.
+    assert len(in_words(measure(devkit, pipeline="pcl")).splitlines()) == 2

@@ -13,7 +13,7 @@ from co2ssl.evaluate import PROTOCOLS
 from co2ssl.evaluate.base_options import EvaluationOptions
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE
 from co2ssl.evaluate.layers import LAYERS
-from co2ssl.evaluate.linear_sgd import BATCH_SIZE, EPOCHS
+from co2ssl.evaluate.linear_sgd import BATCH_SIZE, EPOCHS, LinearSettings
 from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, KnnOptions, LinearOptions, SvmOptions
 from co2ssl.evaluate.svm_problem import Difficult
 from co2ssl.evaluate.voc07 import DEFAULT_PIPELINE, PIPELINES
@@ -41,7 +41,9 @@ def test_every_option_has_its_help(model: type[EvaluationOptions]) -> None:
 
 def test_defaults_are_those_of_the_functions() -> None:
     assert validated(KnnOptions, PAIR).temperature == DEFAULT_TEMPERATURE
-    assert (linear().epochs, linear().batch_size) == (EPOCHS, BATCH_SIZE)
+    # None: as many as train_classifiers takes by itself, or all the images where they are fewer.
+    assert (linear().epochs, linear().batch_size) == (EPOCHS, None)
+    assert LinearSettings(image_size=8).batch_size == BATCH_SIZE
     for model in (KnnOptions, LinearOptions, SvmOptions):
         assert get_args(model.model_fields["layer"].annotation) == LAYERS
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import delayed  # type: ignore[import-untyped]
+from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import cross_val_score
@@ -21,7 +23,7 @@ from co2ssl.evaluate.average_precision import area_ap
 from co2ssl.evaluate.features import EvaluationError, Features
 from co2ssl.evaluate.svm import CLASS_WEIGHT, FOLDS, GOYAL_COSTS, PCL_COST, VISSL_COSTS, svm
 from co2ssl.evaluate.svm_problem import unit_length
-from co2ssl.evaluate.svm_search import Solver, _side_by_side
+from co2ssl.evaluate.svm_search import LARGE_PAGES, Solver, _side_by_side, cost_groups, cross_validate
 
 COSTS = (0.01, 0.3, 10.0)
 NAMES = ("ant", "bee", "cat")
@@ -209,6 +211,36 @@ def test_the_seed_is_of_the_order_in_which_images_are_visited() -> None:
     np.testing.assert_allclose(weights[0], weights[2], atol=0.01)
 
 
+def test_costs_go_in_groups_that_halve_the_highest_first() -> None:
+    groups = cost_groups(VISSL_COSTS)
+    assert [[VISSL_COSTS[place] for place in group] for group in groups] == [
+        [1000, 100, 50, 20, 15, 10],
+        [5, 2, 1],
+        [0.1],
+        [0.01],
+    ]
+    assert cost_groups([3.0]) == [[0]]
+    assert cost_groups([0.1, 10.0, 1.0]) == [[1, 2], [0]]
+
+
+def test_rows_are_copied_once_a_group_and_every_fit_is_counted() -> None:
+    rows, targets = planted(90, 0)
+    fitted: list[int] = []
+
+    class Counting(Solver):
+        def fit(self, features: NDArray[np.float64], signs: Targets, *, cost: float) -> LinearSVC:
+            fitted.append(id(features))
+            return super().fit(features, signs, cost=cost)
+
+    done: list[int] = []
+    solver = Counting(class_weight=CLASS_WEIGHT, seed=0)
+    cross_validate(rows, targets, costs=[1, 2, 3, 4, 5], folds=3, solver=solver, jobs=1, advance=done.append)
+    assert (len(fitted), sum(done)) == (45, 45)
+    # Groups of 3, 1 and 1 costs: nine folds of each, the first group's in the same memory for all three.
+    assert done == [3] * 9 + [1] * 18
+    assert all(len(set(fitted[start : start + 3])) == 1 for start in range(0, 27, 3))
+
+
 def test_workers_share_the_features_and_have_one_thread_each() -> None:
     large = np.zeros((300, 600))
     kinds = list(_side_by_side([delayed(type)(large)] * 2, jobs=2))
@@ -216,6 +248,17 @@ def test_workers_share_the_features_and_have_one_thread_each() -> None:
     for jobs in (1, 2):
         (found,) = _side_by_side([delayed(threadpool_info)()], jobs=jobs)
         assert all(library["num_threads"] == 1 for library in found)
+
+
+def test_workers_ask_for_large_pages_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, value = LARGE_PAGES
+    monkeypatch.setenv(name, "glibc.malloc.arena_max=1")
+    assert list(_side_by_side([delayed(os.environ.get)(name)], jobs=1)) == ["glibc.malloc.arena_max=1"]
+    assert os.environ[name] == "glibc.malloc.arena_max=1"
+    monkeypatch.delenv(name)
+    get_reusable_executor().shutdown(wait=True)
+    assert list(_side_by_side([delayed(os.environ.get)(name)] * 2, jobs=2)) == [value, value]
+    assert name not in os.environ
 
 
 def test_workers_need_no_torch() -> None:

@@ -5,12 +5,15 @@ Worker processes import this module, so nothing here imports torch: that would c
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sklearn
 from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
@@ -29,6 +32,10 @@ Advance = Callable[[int], None]
 TOLERANCE = 1e-4
 MOST_ITERATIONS = 2000
 
+# LIBLINEAR walks over its copy of the rows some hundred times a fit, and is the faster the fewer pages these lie on.
+# The C library of Linux asks for large ones where it was started like this; others do not look at it.
+LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
@@ -43,7 +50,10 @@ class Solver:
     seed: int
 
     def fit(self, features: Matrix, signs: Signs, *, cost: float) -> LinearSVC:
-        """Features (N, F), signs (N,) of 1 and -1. Running out of iterations is no error: see :func:`converged`."""
+        """Features (N, F), all finite, signs (N,) of 1 and -1.
+
+        Running out of iterations is no error: see :func:`converged`.
+        """
         machine = LinearSVC(
             C=cost,
             class_weight=dict(self.class_weight),
@@ -55,7 +65,8 @@ class Solver:
             intercept_scaling=1.0,
             random_state=self.seed,
         )
-        with warnings.catch_warnings():
+        # Whether all is finite was asked once, for all fits: it is a pass over the whole matrix.
+        with warnings.catch_warnings(), sklearn.config_context(assume_finite=True):
             warnings.simplefilter("ignore", ConvergenceWarning)
             return machine.fit(features, signs)
 
@@ -112,25 +123,45 @@ def cross_validate(
     makes them in the published code.
 
     Args:
-        features: (N, F), shared with the workers by memory map.
+        features: (N, F), all finite, shared with the workers by memory map.
         targets: (N, C): 1 shows the class, -1 does not, 0 left out of it. Each class needs two of both signs.
         jobs: processes; 1 stays in this one.
-        advance: called after every fit, of which there are C times costs times folds.
+        advance: called as fits get done, of which there are C times costs times folds.
     """
-    # The highest cost takes longest: begun first, it is not what everyone waits for at the end.
-    descending = sorted(range(len(costs)), key=lambda place: -costs[place])
     split = [list(_folds(column, folds)) for column in targets.T]
-    places = [(column, cost, fold) for cost in descending for column in range(len(split)) for fold in range(folds)]
+    places = [
+        (column, group, fold) for group in cost_groups(costs) for column in range(len(split)) for fold in range(folds)
+    ]
     calls = (
-        delayed(_fold_score)(features, targets[:, column], *split[column][fold], costs[cost], solver)
-        for column, cost, fold in places
+        delayed(_fold_scores)(
+            features, targets[:, column], *split[column][fold], [costs[cost] for cost in group], solver
+        )
+        for column, group, fold in places
     )
     scores = np.full((len(split), len(costs), folds), np.nan)
     unconverged = 0
-    for place, (score, fine) in zip(places, _side_by_side(calls, jobs, advance), strict=True):
-        scores[place] = score
-        unconverged += not fine
+    for (column, group, fold), made in zip(places, _side_by_side(calls, jobs), strict=True):
+        for cost, (score, fine) in zip(group, made, strict=True):
+            scores[column, cost, fold] = score
+            unconverged += not fine
+        if advance is not None:
+            advance(len(group))
     return CrossValidation(costs=tuple(costs), average_precision=scores, unconverged=unconverged)
+
+
+def cost_groups(costs: Sequence[float]) -> list[list[int]]:
+    """Places of the costs that one worker fits after another on the same rows, in the order in which they are begun.
+
+    Rows are copied once a group. The highest costs take longest and go first, in the largest group, each next one
+    holds half of what is left: what is begun last is short, and nobody waits long for it at the end.
+    """
+    left = sorted(range(len(costs)), key=lambda place: -costs[place])
+    groups = []
+    while left:
+        count = (len(left) + 1) // 2
+        groups.append(left[:count])
+        left = left[count:]
+    return groups
 
 
 def decide(
@@ -153,27 +184,36 @@ def decide(
     Returns:
         Decision values (M, C), and for each class whether its machine converged.
     """
-    calls = (
-        delayed(_decision)(features, column, unseen, cost, solver)
-        for column, cost in zip(targets.T, costs, strict=True)
-    )
-    made = list(_side_by_side(calls, jobs))
-    return np.stack([values for values, _ in made], axis=1), [fine for _, fine in made]
+    # The highest cost takes longest, and goes first.
+    order = sorted(range(len(costs)), key=lambda place: -costs[place])
+    calls = (delayed(_decision)(features, targets[:, place], unseen, costs[place], solver) for place in order)
+    made = dict(zip(order, _side_by_side(calls, jobs), strict=True))
+    classes = [made[place] for place in range(len(costs))]
+    return np.stack([values for values, _ in classes], axis=1), [fine for _, fine in classes]
 
 
-def _side_by_side(calls: Iterable[Any], jobs: int, advance: Advance | None = None) -> Iterable[Any]:
+def _side_by_side(calls: Iterable[Any], jobs: int) -> Iterable[Any]:
     """Results in the order of the calls.
 
     Processes, not threads: LIBLINEAR draws from one random generator per process, so threads would disturb one
     another's order of visits, and no run would be like the one before. One BLAS thread each, so that the answer does
     not depend on how many there are.
     """
-    with threadpool_limits(1), parallel_config(backend="loky", inner_max_num_threads=1):
-        results = Parallel(n_jobs=jobs, return_as="generator", mmap_mode="r", max_nbytes="1M")(calls)
-        for result in results:
-            if advance is not None:
-                advance(1)
-            yield result
+    with _environment(*LARGE_PAGES), threadpool_limits(1), parallel_config(backend="loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=jobs, return_as="generator", mmap_mode="r", max_nbytes="1M")(calls)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """For processes that are started meanwhile; what the user has set stays."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _folds(signs: Signs, folds: int) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -186,24 +226,38 @@ def _folds(signs: Signs, folds: int) -> Iterable[tuple[NDArray[np.int64], NDArra
             yield known[fitted], known[held_out]
 
 
-def _fold_score(
+def _fold_scores(
     features: Matrix,
     signs: Signs,
     fitted: NDArray[np.int64],
     held_out: NDArray[np.int64],
-    cost: float,
+    costs: Sequence[float],
     solver: Solver,
-) -> tuple[float, bool]:
-    machine = solver.fit(features[fitted], signs[fitted], cost=cost)
+) -> list[tuple[float, bool]]:
+    """Average precision on the rows held out, and whether the fit converged, for each cost."""
+    known, asked = features[fitted], features[held_out]
     positive = signs[held_out] > 0
-    if not positive.any():
-        return float("nan"), converged(machine)
-    return float(average_precision_score(positive, machine.decision_function(features[held_out]))), converged(machine)
+    scores = []
+    for cost in costs:
+        machine = solver.fit(known, signs[fitted], cost=cost)
+        score = float("nan")
+        if positive.any():
+            score = float(average_precision_score(positive, _ask(machine, asked)))
+        scores.append((score, converged(machine)))
+    return scores
 
 
 def _decision(
     features: Matrix, signs: Signs, unseen: Matrix, cost: float, solver: Solver
 ) -> tuple[NDArray[np.float64], bool]:
     known = np.flatnonzero(signs)
-    machine = solver.fit(features[known], signs[known], cost=cost)
-    return machine.decision_function(unseen), converged(machine)
+    # Indexing copies; the whole is read where it is.
+    rows = features if len(known) == len(signs) else features[known]
+    machine = solver.fit(rows, signs[known], cost=cost)
+    return _ask(machine, unseen), converged(machine)
+
+
+def _ask(machine: LinearSVC, rows: Matrix) -> NDArray[np.float64]:
+    with sklearn.config_context(assume_finite=True):
+        values: NDArray[np.float64] = machine.decision_function(rows)
+    return values
