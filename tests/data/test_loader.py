@@ -247,7 +247,9 @@ def test_evaluation_leaves_bad_images_out() -> None:
     assert label.tolist() == index.tolist()
     assert len(images) == 8
     assert bad == [(f"spoiled image {number}", "spoiled") for number in (0, 1, 2, 11)]
-    with pytest.raises(DataError, match=r"1 of the 12 images .*Remove or replace them, or allow more with --max-bad-share$"):
+    with pytest.raises(
+        DataError, match=r"1 of the 12 images .*Remove or replace them, or allow more with --max-bad-share$"
+    ):
         collect(Spoiled(12, {4}), max_bad_share=0.05)
     with pytest.raises(UsageError, match="resized to 15 pixels are too small for a crop of 16"):
         collect(source, resize=15)
