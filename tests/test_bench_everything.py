@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.evaluate import everything
 from co2ssl.cli import main
-from tests.images import tiny, write_classes
+from tests.images import tiny, write_parts
 
 PAGE = "before\n<!-- results -->\nold\n<!-- end -->\nafter\n"
 
@@ -18,10 +18,7 @@ PAGE = "before\n<!-- results -->\nold\n<!-- end -->\nafter\n"
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the images of two classes, a run, and the JSON of all three, each measured by its own call."""
     folder = tmp_path_factory.mktemp("everything")
-    write_classes(folder / "images" / "train", each=10)
-    write_classes(folder / "images" / "val", each=6)
-    for number, path in enumerate(sorted((folder / "images" / "val").rglob("*.png"))):
-        path.rename(path.with_name(f"other-{number}.png"))
+    write_parts(folder / "images")
     words = ["pretrain", str(folder / "images"), "--out", str(folder / "run"), "--quiet", "--recipe", "moco+co2"]
     assert main([*words, "--arch", "resnet10", "--stem", "small", *tiny(epochs=1)]) == 0
     for kind in everything.KINDS:

@@ -17,7 +17,7 @@ from co2ssl.api.evaluation import in_words
 from co2ssl.api.protocols import MEASURES
 from co2ssl.cli import main
 from co2ssl.data.sources import open_source
-from tests.images import tiny, write_classes, write_images
+from tests.images import tiny, write_classes, write_images, write_parts
 from tests.processes import ProcessPair
 from tests.test_cli_evaluate import Answers, complaint
 from tests.voc import Shown, write_voc
@@ -31,10 +31,7 @@ QUIET: dict[str, Any] = {"workers": 0, "device": "cpu", "quiet": True}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images with train (20 in two classes) and val (12), beside them a run of a published recipe, made small."""
     folder = tmp_path_factory.mktemp("all")
-    write_classes(folder / "images" / "train", each=10)
-    write_classes(folder / "images" / "val", each=6)
-    for number, path in enumerate(sorted((folder / "images" / "val").rglob("*.png"))):
-        path.rename(path.with_name(f"other-{number}.png"))
+    write_parts(folder / "images")
     words = ["pretrain", str(folder / "images"), "--out", str(folder / "run"), "--quiet", "--recipe", "moco+co2"]
     small = ["--arch", "resnet10", "--stem", "small"]
     assert main([*words, *small, *tiny(epochs=1)]) == 0

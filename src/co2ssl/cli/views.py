@@ -24,11 +24,7 @@ def run(words: list[str]) -> None:
                 "or the name of a view recipe (moco-v1, insdisc, cmc, jigsaw, pirl, ...).",
                 default=DEFAULT_RECIPE,
             ),
-            "out": Option(
-                kind=str,
-                help="The PNG to write; one that is there is replaced.",
-                default="views.png",
-            ),
+            "out": Option(kind=str, help="The PNG to write; one that is there is replaced.", default="views.png"),
             "images": Option(kind=int, help="How many images, a row each: the first ones of the epoch.", default=8),
             "seed": Option(kind=int, help="Of the run: the views are those it would train on.", default=0),
             "epoch": Option(kind=int, help="Epochs finished before.", default=0),
