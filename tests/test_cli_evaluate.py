@@ -112,7 +112,7 @@ def test_an_option_of_another_protocol(place: Path, run: Path, capsys: pytest.Ca
 def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("knn", run, place, "--neighbours", "3", "--temperature", "0.1")) == 0
     assert "knn: top-1 " in capsys.readouterr().out
-    found = result(run, "knn")
+    found = result(run, "knn-k-3-temperature-0.1")
     assert (found["k"], found["temperature"], found["num_val"], found["layer"]) == (3, 0.1, 12, "pooled")
     assert main(words("linear", run, place, "--fast")) == 0
     assert "L-BFGS" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, caps
     assert "lr 30" in text
     assert "lr 15" in text
     assert "recalled" in text
-    found = result(run, "linear")
+    found = result(run, "linear-epochs-3")
     assert (found["epochs"], found["num_classes"], found["protocol"]) == (3, 2, "linear")
     settings = found["settings"]
     assert isinstance(settings, dict)
@@ -131,7 +131,7 @@ def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, caps
         main(words("linear", run, place, "--epochs", "2", "--batch-size", "8", "--layer", "res4", "--lr", "1", "2"))
         == 0
     )
-    rows = result(run, "linear-res4")["classifiers"]
+    rows = result(run, "linear-res4-lr-1-2-epochs-2")["classifiers"]
     assert isinstance(rows, list)
     assert [row["lr"] for row in rows] == [1.0, 2.0]
     # Two sets of images, two layers; every form above shares them.
@@ -148,18 +148,18 @@ def test_finetuning_keeps_its_draws_and_leaves_the_backbone(
     assert "finetune, mean of 2 trainings, last of 2 epochs on 12 labelled images: top-1 " in text
     assert " +- " in text
     assert "of 12 images, 2 classes" in text
-    found = result(run, "finetune-50percent")
+    found = result(run, "finetune-50percent-epochs-2")
     assert (found["labels"], found["num_train"], found["batch_size"], found["head_lr"]) == ("50%", 12, 4, 1.0)
     assert (run / "backbone.safetensors").read_bytes() == before
     assert not (run / "features").exists()
-    lists = [run / "evaluation" / f"finetune-50percent.seed-{seed}.txt" for seed in (0, 1)]
+    lists = [run / "evaluation" / f"finetune-50percent-epochs-2.seed-{seed}.txt" for seed in (0, 1)]
     names = [path.read_text().splitlines() for path in lists]
     assert [len([name for name in own if name.startswith("class-0/")]) for own in names] == [6, 6]
     assert names[0] != names[1]
     # The list that was left is the draw, for anyone who has the images.
     listed = words("finetune", run, place, "--epochs", "2", "--label-list", str(lists[0]))
     assert main([*listed, "--draws", "1", "--batch-size", "4"]) == 0
-    again = result(run, "finetune-finetune-50percent.seed-0")
+    again = result(run, "finetune-finetune-50percent-epochs-2.seed-0-epochs-2")
     first, own = (rows["draws"][0] for rows in (found, again))  # type: ignore[index]
     assert (own["top1"], own["subset_hash"]) == (first["top1"], first["subset_hash"])
     assert again["labels"] is None
@@ -174,17 +174,17 @@ def test_supervised_rows_begin_with_fresh_weights_and_leave_a_backbone(
     captured = capsys.readouterr()
     assert "supervised, last of 2 epochs on 24 labelled images: top-1 " in captured.out
     assert "24 labelled images are fewer than the published batch of 256" in captured.err
-    found = result(run, "supervised")
+    found = result(run, "supervised-epochs-2")
     assert (found["labels"], found["batch_size"], found["top1_std"]) == (None, 24, None)
     kept, own = (load_file(path) for path in (found["trained"], run / "backbone.safetensors"))  # type: ignore[arg-type]
     assert kept.keys() == own.keys()
     # The run's weights play no part: with others, and named in another way, all is the same.
     assert main(words("supervised", f"untrained:{run}", place, "--epochs", "2", "--seed", "3")) == 0
-    other = json.loads((run / "evaluation" / "untrained" / "supervised.json").read_text())
+    other = json.loads((run / "evaluation" / "untrained" / "supervised-epochs-2.json").read_text())
     assert (other["weights"], other["top1"]) == (found["weights"], found["top1"])
     assert all(torch.equal(value, kept[name]) for name, value in load_file(other["trained"]).items())
     assert main(words("supervised", run, place, "--epochs", "1", "--labels", "25%", "--draws", "2")) == 0
-    assert result(run, "supervised-25percent")["num_train"] == 6
+    assert result(run, "supervised-25percent-epochs-1")["num_train"] == 6
 
 
 def test_labels_that_cannot_be_had(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,7 +268,7 @@ def test_the_same_from_python(place: Path, run: Path, tmp_path: Path) -> None:
     by_object = evaluate("knn", module, *sources, image_size=16, neighbours=3, out=str(tmp_path / "out"), **quick)
     assert (by_object["top1"], by_object["weights"]) == (by_name["top1"], by_name["weights"])
     assert by_object["representation"] == "ResNet"
-    assert json.loads((tmp_path / "out" / "evaluation" / "knn.json").read_text())["top1"] == by_name["top1"]
+    assert json.loads((tmp_path / "out" / "evaluation" / "knn-k-3.json").read_text())["top1"] == by_name["top1"]
     assert module.training
     with pytest.raises(UsageError, match="knn needs TRAIN and VAL; 1 given"):
         evaluate("knn", run, str(place / "train"))
@@ -311,16 +311,16 @@ def test_broken_off_finetuning_goes_on_with_the_same_command(
 ) -> None:
     given = words("finetune", run, place, "--labels", "50%", "--epochs", "2", "--batch-size", "6", "--draws", "2")
     assert main(given) == 0
-    straight = result(run, "finetune-50percent")
+    straight = result(run, "finetune-50percent-epochs-2")
     asked = iter([False, False, False, False, False, True])
     with monkeypatch.context() as patched:
         patched.setattr("co2ssl.evaluate.label_draws.stop_on_signals", lambda: Answers(asked))
         assert "the same command goes on" in complaint(given, capsys, code=130)
-    assert (run / "evaluation" / "finetune-50percent.partial.ckpt").is_file()
+    assert (run / "evaluation" / "finetune-50percent-epochs-2.partial.ckpt").is_file()
     assert main(given) == 0
-    later = result(run, "finetune-50percent")
+    later = result(run, "finetune-50percent-epochs-2")
     assert [row["top1"] for row in later["draws"]] == [row["top1"] for row in straight["draws"]]  # type: ignore[attr-defined]
-    assert not (run / "evaluation" / "finetune-50percent.partial.ckpt").exists()
+    assert not (run / "evaluation" / "finetune-50percent-epochs-2.partial.ckpt").exists()
 
 
 def test_a_broken_off_training_goes_on_with_the_same_command(
@@ -328,15 +328,15 @@ def test_a_broken_off_training_goes_on_with_the_same_command(
 ) -> None:
     given = words("linear", run, place, "--epochs", "3", "--batch-size", "8")
     assert main(given) == 0
-    straight = {**result(run, "linear"), "seconds": 0}
+    straight = {**result(run, "linear-epochs-3"), "seconds": 0}
     asked = iter([False, False, False, False, True])
     with monkeypatch.context() as patched:
         patched.setattr("co2ssl.evaluate.linear_sgd.stop_on_signals", lambda: Answers(asked))
         assert "the same command goes on" in complaint(given, capsys, code=130)
-    assert (run / "evaluation" / "linear.partial.ckpt").is_file()
+    assert (run / "evaluation" / "linear-epochs-3.partial.ckpt").is_file()
     assert main(given) == 0
-    assert {**result(run, "linear"), "seconds": 0} == straight
-    assert not (run / "evaluation" / "linear.partial.ckpt").exists()
+    assert {**result(run, "linear-epochs-3"), "seconds": 0} == straight
+    assert not (run / "evaluation" / "linear-epochs-3.partial.ckpt").exists()
 
 
 class Answers:
@@ -440,13 +440,13 @@ def test_fewer_images_than_the_published_batch_are_one_batch(
         captured = capsys.readouterr()
         assert note in captured.err
         assert note in captured.out
-        found = result(run, protocol)
+        found = result(run, f"{protocol}-epochs-2")
         assert (found["batch_size"], found["settings"]["batch_size"]) == (24, None)  # type: ignore[index]
         assert str(found["note"]).startswith(note)
     # What was asked for is taken as it is, or refused.
     assert main(words("linear", run, place, "--epochs", "2", "--batch-size", "8")) == 0
     assert "fewer than" not in capsys.readouterr().err
-    assert (result(run, "linear")["batch_size"], result(run, "linear")["note"]) == (8, None)
+    assert (result(run, "linear-epochs-2")["batch_size"], result(run, "linear-epochs-2")["note"]) == (8, None)
     asked = words("linear", run, place, "--batch-size", "32")
     assert "--batch-size of at most 24" in complaint(asked, capsys, code=2)
 

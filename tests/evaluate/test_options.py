@@ -14,7 +14,7 @@ from co2ssl.evaluate.base_options import EvaluationOptions
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE
 from co2ssl.evaluate.layers import LAYERS
 from co2ssl.evaluate.linear_sgd import BATCH_SIZE, EPOCHS, LinearSettings
-from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, KnnOptions, LinearOptions, SvmOptions
+from co2ssl.evaluate.options import OPTIONS, SGD_ONLY, FinetuneOptions, KnnOptions, LinearOptions, SvmOptions
 from co2ssl.evaluate.svm_problem import Difficult
 from co2ssl.evaluate.voc07 import DEFAULT_PIPELINE, PIPELINES
 
@@ -54,6 +54,12 @@ def test_the_names_of_results() -> None:
     assert linear(layer="res4").result_name == "res4"
     assert linear(fast=True, layer="res4").result_name == "fast-res4"
     assert linear(fast=True, layer="res4", seed=2).result_name == "fast-res4-seed-2"
+    assert linear(lr=(10.0, 0.5), epochs=20).result_name == "lr-10-0.5-epochs-20"
+    assert validated(KnnOptions, PAIR).result_name == ""
+    assert validated(KnnOptions, {**PAIR, "neighbours": 20}).result_name == "k-20"
+    assert validated(KnnOptions, {**PAIR, "layer": "res3", "temperature": 0.1}).result_name == "res3-temperature-0.1"
+    tuned = {**PAIR, "labels": "10%", "backbone_lr": 0.002, "head_lr": 1.0}
+    assert validated(FinetuneOptions, tuned).result_name == "10percent-backbone-lr-0.002"
 
 
 def test_choices_of_the_svm_are_those_of_its_room() -> None:

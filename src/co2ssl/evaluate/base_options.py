@@ -70,6 +70,21 @@ class EvaluationOptions(BaseModel):
         """What tells this measurement from others of its protocol, in the name of its file; empty: nothing."""
         return ""
 
+    def changed(self, **words: str) -> list[str]:
+        """Fields that are not as usual, for the name of a file: ``lr=(10.0, 3.0)`` under ``"lr"`` is ``lr-10-3``.
+
+        Args:
+            words: what each field is called there; empty: its value says enough.
+        """
+        named: list[str] = []
+        for field, word in words.items():
+            value = getattr(self, field)
+            if value != type(self).model_fields[field].default:
+                values = value if isinstance(value, tuple) else (value,)
+                shown = (f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+                named.append("-".join([word, *shown] if word else shown))
+        return named
+
 
 class PairOptions(EvaluationOptions):
     """Of a protocol that learns from labelled images and measures on others."""

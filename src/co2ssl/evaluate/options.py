@@ -41,6 +41,11 @@ class KnnOptions(PairOptions):
     layer: Layer = "pooled"
     """Features: pooled (after global average pooling), or a stage's maps, pooled to about 9,000 numbers."""
 
+    @property
+    def result_name(self) -> str:
+        """The layer, k and temperature, where they are not the usual ones."""
+        return "-".join(self.changed(layer="", neighbours="k", temperature="temperature"))
+
 
 class LinearOptions(PairOptions):
     """Of ``linear``."""
@@ -76,8 +81,8 @@ class LinearOptions(PairOptions):
 
     @property
     def result_name(self) -> str:
-        """``fast``; the layer and the seed, where they are not the usual ones."""
-        return "-".join(["fast"] * self.fast + [self.layer] * (self.layer != "pooled") + _seed_named(self.seed))
+        """``fast``; layer, learning rates, epochs and seed, where they are not the usual ones."""
+        return "-".join(["fast"] * self.fast + self.changed(layer="", lr="lr", epochs="epochs", seed="seed"))
 
 
 class LabelledOptions(PairOptions):
@@ -85,6 +90,7 @@ class LabelledOptions(PairOptions):
 
     leaves: ClassVar[str] = "Whole networks are trained, so no features are kept; the result goes to the run folder."
     no_use: ClassVar[tuple[str, ...]] = NOT_FROM_FEATURES
+    naming: ClassVar[tuple[str, ...]]
     labels: str | None = None
     """Share of the training images whose labels are used, the same number of every class: 1%, 10%, or another."""
     label_list: str | Path | None = None
@@ -121,15 +127,17 @@ class LabelledOptions(PairOptions):
 
     @property
     def result_name(self) -> str:
-        """The share, and the list where there is one."""
+        """The share, and the list where there is one; what training is told, where it is not the usual."""
         share = [] if self.share is None else [self.share.replace("%", "percent")]
         listed = [] if self.label_list is None else [Path(self.label_list).name.removesuffix(".gz")]
-        return "-".join([*share, *(name.removesuffix(".txt") for name in listed)])
+        told = self.changed(**{name: name.replace("_", "-") for name in self.naming})
+        return "-".join([*share, *(name.removesuffix(".txt") for name in listed), *told])
 
 
 class FinetuneOptions(LabelledOptions):
     """Of ``finetune``."""
 
+    naming = ("epochs", "backbone_lr", "head_lr", "weight_decay")
     examples = (
         "co2ssl evaluate finetune runs/r imagenette/train imagenette/val --labels 10% --batch-size 64",
         "co2ssl evaluate finetune runs/r imagenet/train imagenet/val --labels 1% --label-list simclr",
@@ -153,6 +161,7 @@ class FinetuneOptions(LabelledOptions):
 class SupervisedOptions(LabelledOptions):
     """Of ``supervised``."""
 
+    naming = ("epochs", "lr", "weight_decay")
     examples = (
         "co2ssl evaluate supervised runs/r imagenette/train imagenette/val    # the run's architecture, fresh weights",
         "co2ssl evaluate supervised untrained:torchvision:resnet50 imagenet/train imagenet/val --out results/r50",
@@ -202,7 +211,7 @@ class SvmOptions(EvaluationOptions):
             values = [getattr(self, name) for name in group]
             if values != [usual[name].default for name in group]:
                 changed += values
-        return "-".join([*changed, *_seed_named(self.seed)])
+        return "-".join([*changed, *self.changed(seed="seed")])
 
 
 OPTIONS: dict[str, type[EvaluationOptions]] = {
@@ -214,8 +223,3 @@ OPTIONS: dict[str, type[EvaluationOptions]] = {
     "all": AllOptions,
 }
 """The options of every protocol in ``PROTOCOLS``."""
-
-
-def _seed_named(seed: int) -> list[str]:
-    """How a seed that is not the usual one stands in the name of a result."""
-    return [f"seed-{seed}"] * (seed != 0)
