@@ -19,7 +19,8 @@ COLOURS = {"ours": "#1b7837", "lightly": "#d8b365", "torchvision": "#d8b365", "d
 
 def plot(folder: Path) -> None:
     """Draw ``views.png`` from the JSON files in ``folder``; a case that has not run leaves its panel empty."""
-    figure, axes = plt.subplots(1, len(CASES) + 1, figsize=(4 * (len(CASES) + 1), 3.2), constrained_layout=True)
+    figure, grid = plt.subplots(2, 3, figsize=(13, 5.6), constrained_layout=True)
+    axes = list(grid.flat)
     results = {name: _read(folder, name) for name in CASES}
     for panel, (name, case) in zip(axes, CASES.items(), strict=False):
         panel.set_title(f"{case.images} to {case.image_size} px", fontsize=9)
@@ -41,9 +42,9 @@ def _rates(axes: Axes, sides: dict[str, Any]) -> None:
     names = list(sides)[::-1]
     for place, name in enumerate(names):
         rate = sides[name]["images_per_second"]
-        axes.barh(place, rate, color=COLOURS[name.removesuffix(", normalised")])
-        axes.annotate(f" {rate:,.0f}", (rate, place), va="center", fontsize=8)
         all_rates = [report["images_per_second"] for report in sides[name]["reports"]]
+        axes.barh(place, rate, color=COLOURS[name.removesuffix(", normalised")])
+        axes.annotate(f" {rate:,.0f}", (max(all_rates), place), va="center", fontsize=8)
         axes.plot(all_rates, [place] * len(all_rates), "k|", markersize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.margins(x=0.2)

@@ -1,6 +1,6 @@
 """Speed of evaluation: kNN, features and SVMs, one after the other, and a picture of all three.
 
-    python -m benchmarks.evaluate.bench            # on an idle machine, more than half an hour
+    python -m benchmarks.evaluate.bench            # on an idle machine, half an hour
     python -m benchmarks.evaluate.bench --quick    # small sizes: whether it runs at all
 
 Each writes ``benchmarks/evaluate/NAME.json``; ``evaluate.png`` shows them. The linear protocol needs a trained backbone

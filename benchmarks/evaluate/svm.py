@@ -1,6 +1,6 @@
 """VOC07's SVMs over processes: beside the serial recipe, on features of VOC07's size.
 
-    python -m benchmarks.evaluate.svm                # four classes of the twenty; on an idle machine, half an hour
+    python -m benchmarks.evaluate.svm                # two classes, a rare and a common one; on an idle machine
     python -m benchmarks.evaluate.svm --classes 20 --repeats 1
     python -m benchmarks.evaluate.svm --quick        # small and few: whether it runs at all
 
@@ -46,7 +46,7 @@ Found = list[tuple[float, float]]
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="an eighth of the images and of the width, one repeat")
-    parser.add_argument("--classes", type=int, default=4)
+    parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
