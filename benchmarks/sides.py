@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from co2ssl.cli.process import WAITING
+
 ROOT = Path(__file__).parents[1]
 
-AS_THE_COMMAND: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+AS_THE_COMMAND: Mapping[str, str] = WAITING
 """What ``co2ssl`` sets before torch is imported: a side that stands for the command runs with it."""
 
 Report: TypeAlias = dict[str, Any]

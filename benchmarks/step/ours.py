@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.step.job import Job, main, work_done
 from co2ssl.api import pretrain
+from co2ssl.cli.process import keep_freed_memory
 from co2ssl.config import load_recipe, usable_cores
 from co2ssl.data.batch import Batch
 from co2ssl.data.sources import ArraySource, Source, Subset, open_source
@@ -27,6 +28,7 @@ from co2ssl.data.workers import PREFETCHED_BATCHES
 
 def run(job: Job) -> dict[str, Any]:
     """Train one epoch that is a little longer than the timed steps, and read what the run logged of them."""
+    keep_freed_memory()  # As the command does.
     workers = usable_cores() if job.workers is None else job.workers
     source = source_of(job, workers)
     with tempfile.TemporaryDirectory() as folder, first_views() as shapes:

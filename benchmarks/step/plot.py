@@ -43,7 +43,7 @@ def _rates(axes: Axes, sides: Any) -> None:
     for place, name in enumerate(names):
         rate = sides[name]["images_per_second"]
         axes.barh(place, rate, color=COLOURS[name.split(",")[0]])
-        axes.annotate(f" {rate:.0f}", (rate, place), va="center", fontsize=8)
+        axes.annotate(f" {rate:.0f}", (max(sides[name]["all"]), place), va="center", fontsize=8)
         axes.plot(sides[name]["all"], [place] * len(sides[name]["all"]), "k|", markersize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.margins(x=0.15)

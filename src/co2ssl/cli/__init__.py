@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from co2ssl.cli.process import suit_training
 from co2ssl.errors import UsageError, UserError
 from co2ssl.version import __version__
 
@@ -45,11 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after ``co2ssl``; None for those of the process.
     """
-    # Threads that wait for each other by spinning take the cores from the data workers, and from whatever else runs; to
-    # be woken for each of a step's hundreds of operations takes time as well. So they spin for a moment, then sleep.
-    # Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    suit_training()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(words)

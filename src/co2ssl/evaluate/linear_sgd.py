@@ -252,7 +252,9 @@ def crops(image_size: int) -> ViewRecipe:
 def _doubts(lrs: Sequence[float], losses: Sequence[float], num_classes: int) -> list[str | None]:
     """What to say of each classifier that ended worse than one that knows nothing; None of any other."""
     guessing = math.log(num_classes)
-    converged = [lr for lr, loss in zip(lrs, losses, strict=True) if loss <= guessing]
+    # Features that say nothing end a little above it, and that is no fault of the rate.
+    most = 1.1 * guessing
+    converged = [lr for lr, loss in zip(lrs, losses, strict=True) if loss <= most]
     lowest = min(lrs)
     # Where a rate tried has done it there is nothing to try, and what is larger than one that failed is no advice.
     advice = (
@@ -262,7 +264,7 @@ def _doubts(lrs: Sequence[float], losses: Sequence[float], num_classes: int) -> 
     )
     return [
         None
-        if loss <= guessing
+        if loss <= most
         else f"the classifier with learning rate {lr:g} ended with a loss of {loss:.3g} on its training crops, and "
         f"guessing gives {guessing:.3g}: the features are larger than that rate is for, and it did not converge. "
         f"{advice}"
