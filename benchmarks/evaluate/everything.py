@@ -61,6 +61,8 @@ def measure(
     *, name: str, run: Path, data: Path, only: str | None, out: Path, arguments: list[str], **options: Any
 ) -> None:
     """Add to the JSON what is measured; a kind that is there is measured anew (or taken from the run folder)."""
+    # Whole paths: what is hidden in the JSON could be part of other words, as a folder called "moco" would be.
+    run, data, out = run.resolve(), data.resolve(), out.resolve()
     path = out / f"{name}.json"
     result = json.loads(path.read_text()) if path.is_file() else {}
     places = {run: "RUN", data: "DATA", out: "OUT"}
