@@ -1,7 +1,7 @@
 """A trained backbone, an untrained one and raw pixels through every protocol that some images permit; and the table.
 
     python -m benchmarks.evaluate.everything measure imagenette RUN DATA --full --seeds 3
-    python -m benchmarks.evaluate.everything measure voc RUN VOCDEVKIT --voc-train train --voc-test val
+    python -m benchmarks.evaluate.everything measure voc-style-pack RUN VOCDEVKIT --voc-train train --voc-test val
     python -m benchmarks.evaluate.everything table          # docs/protocols.md, from the JSON alone
 
 Each data set is one ``benchmarks/evaluate/everything/NAME.json``. Measuring goes on where it was broken off, as

@@ -287,6 +287,14 @@ def test_a_rate_that_the_features_are_too_large_for_is_warned_of(capsys: pytest.
     assert text.count("such as --lr 2 0.2") == text.count("did not converge") == 2
 
 
+def test_features_that_say_nothing_are_no_fault_of_the_rate() -> None:
+    guessing = math.log(3)
+    assert module._doubts([30.0, 15.0], [1.05 * guessing, guessing], 3) == [None, None]
+    (doubt,) = module._doubts([30.0], [1.2 * guessing], 3)
+    assert doubt is not None
+    assert "such as --lr 3 0.3" in doubt
+
+
 def test_labels_are_looked_at_before_anything_is_trained() -> None:
     bare = Images(None, None, num_images=9)
     val = Features(

@@ -92,3 +92,8 @@ def test_values_out_of_range(given: dict[str, object]) -> None:
 def test_options_need_no_torch() -> None:
     program = "import sys, co2ssl.evaluate.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_training_does_not_wait_for_what_only_protocols_need() -> None:
+    script = "import sys; from co2ssl.api import pretrain; sys.exit('sklearn' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
