@@ -12,9 +12,9 @@ Names are loaded when they are first used, so that ``import co2ssl`` costs nothi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from co2ssl.lazy import lazily
 from co2ssl.version import __version__
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from co2ssl.losses import contrastive_loss as contrastive_loss
     from co2ssl.losses import info_nce as info_nce
 
-_HOME = {
+_HOMES = {
     "Contrast": "co2ssl.losses",
     "consistency": "co2ssl.losses",
     "contrastive_loss": "co2ssl.losses",
@@ -47,14 +47,4 @@ __all__ = [
     "pretrain",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'co2ssl' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -5,8 +5,9 @@ Each is loaded when it is first used: a training run waits for nothing that only
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from co2ssl.lazy import lazily
 
 if TYPE_CHECKING:
     from co2ssl.api.demonstration import demo as demo
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from co2ssl.api.runs import load_encoder as load_encoder
     from co2ssl.api.runs import read_run as read_run
 
-_HOME = {
+_HOMES = {
     "Diagnosis": "co2ssl.api.diagnosis",
     "Run": "co2ssl.api.runs",
     "demo": "co2ssl.api.demonstration",
@@ -31,14 +32,4 @@ _HOME = {
 
 __all__ = ["Diagnosis", "Run", "demo", "doctor", "evaluate", "load_encoder", "pretrain", "read_run"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'co2ssl.api' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
