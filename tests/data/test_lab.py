@@ -1,15 +1,13 @@
-"""Lab colour against an explicit formula, scikit-image where it is there, and OpenCV."""
+"""Lab colour against an explicit formula, scikit-image and OpenCV."""
 
 from __future__ import annotations
-
-import importlib
-import importlib.util
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from skimage.color import rgb2lab
 
 from co2ssl.data.lab import LAB_HIGH, LAB_LOW, lab_views, rgb_to_lab
 from co2ssl.data.pixels import Image
@@ -52,11 +50,9 @@ def test_lab_is_the_formulas(name: str) -> None:
     np.testing.assert_allclose(ours(IMAGES[name]), explicit_lab(IMAGES[name]), atol=2e-3)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="scikit-image is not installed")
 def test_lab_is_scikit_images() -> None:
-    colour = importlib.import_module("skimage.color")
     for image in IMAGES.values():
-        np.testing.assert_allclose(ours(image), colour.rgb2lab(image), atol=2e-3)
+        np.testing.assert_allclose(ours(image), rgb2lab(image), atol=2e-3)
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from torchmetrics.functional.classification import binary_average_precision, binary_precision_recall_curve
 
 from co2ssl.evaluate.average_precision import area_ap, eleven_point_ap, precision_recall
 
@@ -78,17 +80,14 @@ def test_against_scikit_learn(seed: int, ties: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_against_torchmetrics(seed: int) -> None:
-    functional = pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
-    import torch
-
     scores, positive = ranking(seed)
     # In 0..1 already, so that torchmetrics does not put a sigmoid (and its rounding) over them.
     inside = (scores - scores.min()) / (scores.max() - scores.min())
     given = torch.from_numpy(inside), torch.from_numpy(positive).long()
-    precision, recall, _ = (part.double().numpy() for part in functional.binary_precision_recall_curve(*given))
+    precision, recall, _ = (part.double().numpy() for part in binary_precision_recall_curve(*given))
     best = np.maximum.accumulate(precision)
     assert area_ap(inside, positive) == pytest.approx(-float((np.diff(recall) * best[:-1]).sum()), abs=1e-6)
-    assert area_ap(inside, positive) >= float(functional.binary_average_precision(*given)) - 1e-6
+    assert area_ap(inside, positive) >= float(binary_average_precision(*given)) - 1e-6
 
 
 def test_by_hand() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from co2ssl.evaluate.metrics import accuracies, ranks, top_k_accuracy
 
@@ -24,6 +25,18 @@ def test_accuracy_against_scikit_learn(k: int) -> None:
     scores, labels = random.standard_normal((300, 8)), random.integers(0, 8, 300)
     expected = top_k_accuracy_score(labels, scores, k=k, labels=range(8))
     assert top_k_accuracy(torch.from_numpy(scores), torch.from_numpy(labels), k=k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracies_against_torchmetrics(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = torch.from_numpy(random.standard_normal((300, 8)))
+    labels = torch.from_numpy(random.integers(0, 8, 300))
+    expected = {
+        f"top{k}": float(multiclass_accuracy(scores, labels, num_classes=8, average="micro", top_k=k)) for k in (1, 5)
+    }
+    # Theirs is a float32.
+    assert accuracies(scores, labels) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_constant_score_is_a_guess() -> None:
