@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
 from co2ssl.api.backbones import representation
-from co2ssl.api.weights import fresh_backbone, read_weights, torchvision_names
+from co2ssl.api.runs import load_weights
+from co2ssl.api.weights import fill, fresh_backbone, read_weights, torchvision_names
+from co2ssl.encoders.resnet import resnet
 from co2ssl.errors import UsageError, UserError
 from tests.evaluate.fakes import Images
 
@@ -65,6 +67,52 @@ def test_anything_less_than_every_weight_is_an_error_that_lists_them(state: dict
         representation(f"weights:{tmp_path}/less.pth", arch="resnet18")
     assert "2 of 100 missing" in str(raised.value)
     assert all(name in str(raised.value) for name in lost)
+
+
+def test_files_and_runs_name_every_weight_that_is_missing_or_does_not_fit(tmp_path: Path) -> None:
+    backbone = resnet("resnet18", width=1 / 16, stem="small")
+    state = backbone.state_dict()
+    lost = [name for name in state if name.startswith(("layer3.", "layer4."))]
+    bent = [name for name in state if name.startswith(("layer1.", "layer2.")) and name.endswith(".weight")]
+    assert len(bent) == 18
+    given = {name: torch.zeros(7) if name in bent else state[name] for name in state if name not in lost}
+    given["fc.weight"] = torch.zeros(7)
+    safetensors.torch.save_file(given, tmp_path / "backbone.safetensors")
+    with pytest.raises(UserError) as of_file:
+        fill(backbone, given, name="resnet18", where="a file")
+    with pytest.raises(UserError) as of_run:
+        load_weights(backbone, tmp_path / "backbone.safetensors", name="resnet18")
+    # A run's own file lacks nothing at all; that others lack counters is no fault of theirs.
+    without_counters = [name for name in lost if not name.endswith("num_batches_tracked")]
+    assert f"50 of 100 missing: {', '.join(without_counters)}; " in str(of_file.value)
+    assert f"60 of 120 missing: {', '.join(lost)}; " in str(of_run.value)
+    shapes = ", ".join(f"{name} is (7,), not {tuple(state[name].shape)}" for name in bent)
+    for raised in (of_file, of_run):
+        assert str(raised.value).endswith(f"; 18 of another shape: {shapes}; 1 that it does not have: fc.weight.")
+
+
+def test_a_deeper_network_is_not_cut_short(tmp_path: Path) -> None:
+    torch.save(state_of("resnet34"), tmp_path / "r34.pth")
+    with pytest.raises(UserError) as raised:
+        representation(f"weights:{tmp_path}/r34.pth", arch="resnet18")
+    assert "r34.pth does not hold the weights of a resnet18 but of another architecture" in str(raised.value)
+    assert "80 more in the same layers (layer1.2.bn1.bias, " in str(raised.value)
+    assert "Give --arch" in str(raised.value)
+    assert "fc." not in str(raised.value)
+    assert "180 of 180" in representation(f"weights:{tmp_path}/r34.pth", arch="resnet34").found
+
+
+def test_what_lies_in_the_layers_is_of_another_network_and_what_lies_beside_them_is_not_used() -> None:
+    shallow, deep = (resnet(arch, width=1 / 16, stem="small") for arch in ("resnet10", "resnet18"))
+    with pytest.raises(UserError, match=r"a resnet10 but of another.*40 more.*layer1\.1\.bn1\.bias"):
+        fill(shallow, deep.state_dict(), name="resnet10", where="a file")
+    heads = {"fc.0.weight": torch.zeros(1), "head.layer1.1.weight": torch.zeros(1)}
+    found = fill(shallow, {**shallow.state_dict(), **heads}, name="resnet10", where="a file")
+    assert found == "60 of 60 weights of a resnet10 from a file; not used: fc.0.weight, head.layer1.1.weight"
+    # Whatever the layers of the network are called.
+    stem = nn.ModuleDict({"stem": nn.Sequential(nn.Linear(1, 1))})
+    with pytest.raises(UserError, match=r"1 more in the same layers \(stem\.1\.weight\)"):
+        fill(stem, {**stem.state_dict(), "stem.1.weight": torch.zeros(1)}, name="stem", where="a file")
 
 
 def test_weights_of_another_architecture(state: dict[str, Tensor], tmp_path: Path) -> None:

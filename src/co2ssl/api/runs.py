@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from co2ssl.api.build import build_backbone
+from co2ssl.api.weights import lacking, surplus
 from co2ssl.config import RunConfig, read_run_config
 from co2ssl.encoders.resnet import ResNet
 from co2ssl.errors import UsageError, UserError
@@ -139,7 +140,8 @@ def load_weights(backbone: ResNet, path: Path, *, name: str) -> None:
     """Fill ``backbone`` from a safetensors file, every weight of it.
 
     Raises:
-        UserError: a file that is not safetensors, or holds other weights; what is missing or does not fit is listed.
+        UserError: a file that is not safetensors, or holds other weights; every one that is missing or has another
+            shape is listed.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -151,20 +153,9 @@ def load_weights(backbone: ResNet, path: Path, *, name: str) -> None:
             f"cannot read {path}: {error}. It must be a safetensors file; nothing else is opened."
         ) from None
     expected = backbone.state_dict()
-    missing = [key for key in expected if key not in weights]
-    other = [key for key in weights if key not in expected]
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if missing or other or shapes:
-        found = [
-            f"{len(missing)} missing (such as {missing[0]})" if missing else "",
-            f"{len(other)} unknown (such as {other[0]})" if other else "",
-            f"{len(shapes)} of another shape ({shapes[0]})" if shapes else "",
-        ]
-        raise UserError(f"{path} does not hold the weights of a {name}: {', '.join(text for text in found if text)}.")
+    wrong = [*lacking(expected, weights), *surplus(sorted(weights.keys() - expected.keys()))]
+    if wrong:
+        raise UserError(f"{path} does not hold the weights of a {name}: {'; '.join(wrong)}.")
     backbone.load_state_dict(weights)
 
 

@@ -92,7 +92,7 @@ def fill(backbone: nn.Module, weights: Mapping[str, Tensor], *, name: str, where
 
     Args:
         backbone: changed in place.
-        weights: what there is; more than is needed (a classifier) is left unused.
+        weights: what there is; what lies beside the backbone (a classifier, a projection head) is left unused.
         name: of the architecture.
         where: the weights come from.
 
@@ -100,31 +100,49 @@ def fill(backbone: nn.Module, weights: Mapping[str, Tensor], *, name: str, where
         What matched and what was not used, in words.
 
     Raises:
-        UserError: a weight is missing or has another shape; all that matters is listed.
+        UserError: a weight is missing or has another shape (every one is listed), or the backbone's layers hold more
+            than it has: the weights are those of another architecture.
     """
     expected = backbone.state_dict()
-    needed = [key for key in expected if not key.endswith(_NO_WEIGHT)]
-    missing = [key for key in needed if key not in weights]
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in needed
-        if key in weights and weights[key].shape != expected[key].shape
-    ]
+    needed = {key: value for key, value in expected.items() if not key.endswith(_NO_WEIGHT)}
     unused = sorted(key for key in weights if key not in expected)
-    if missing or shapes:
-        parts = [
-            f"{len(missing)} of {len(needed)} missing: {_listed(missing, most=30)}" if missing else "",
-            f"{len(shapes)} of another shape: {_listed(shapes)}" if shapes else "",
-            f"{len(unused)} that it does not have: {_listed(unused)}" if unused else "",
-        ]
+    if lacks := lacking(needed, weights):
         raise UserError(
             f"{where} does not hold the weights of a {name}, by torchvision's names. "
-            f"{'; '.join(part for part in parts if part)}."
+            f"{'; '.join([*lacks, *surplus(unused)])}."
+        )
+    # A deeper ResNet has every key of a shallower one of its kind, in the same shapes: only its further blocks tell.
+    layers = {key.partition(".")[0] for key in needed}
+    further = [key for key in unused if key.partition(".")[0] in layers and not key.endswith(_NO_WEIGHT)]
+    if further:
+        raise UserError(
+            f"{where} does not hold the weights of a {name} but of another architecture, such as a deeper one, with "
+            f"{len(further)} more in the same layers ({_some(further)}). Give --arch the name of that one."
         )
     backbone.load_state_dict({**expected, **{key: weights[key] for key in expected if key in weights}})
-    rest = f"; not used: {_listed(unused)}" if unused else ""
+    rest = f"; not used: {_some(unused)}" if unused else ""
     return f"{len(needed)} of {len(needed)} weights of a {name} from {where}{rest}"
 
 
-def _listed(names: list[str], most: int = 8) -> str:
+def lacking(needed: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What a table lacks of the weights that a network needs, in words: the missing, and those of another shape.
+
+    Every one is named. Empty where all are there.
+    """
+    missing = [key for key in needed if key not in weights]
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+        for key, value in needed.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    kinds = {f"{len(missing)} of {len(needed)} missing": missing, f"{len(shapes)} of another shape": shapes}
+    return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+
+
+def surplus(names: list[str]) -> list[str]:
+    """What a table has that a network does not, in words; some are named. Empty where there is nothing."""
+    return [f"{len(names)} that it does not have: {_some(names)}"] if names else []
+
+
+def _some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
