@@ -128,6 +128,29 @@ def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert linear_lbfgs(planted(100), planted(30, seed=1))["converged"] is False
 
 
+def test_progress_is_shown_where_it_is_wanted_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("co2ssl.evaluate.progress.LINE_EVERY", 0.0)
+    train, val = planted(100), planted(30, seed=1)
+    quiet = linear_lbfgs(train, val, quiet=True)
+    assert capsys.readouterr() == ("", "")
+    result = linear_lbfgs(train, val, quiet=False)
+    assert {**result, "seconds": 0} == {**quiet, "seconds": 0}
+    text = capsys.readouterr().err
+    assert text.startswith("linear classifier: 0 of 18 fits, 0 fits/s  penalty 100, step 1\n")
+    tried = result["held_out"]
+    assert isinstance(tried, dict)
+    lines = text.splitlines()
+    for number, (penalty, loss) in enumerate(tried.items(), start=1):
+        said = f"penalty {penalty}, held-out loss {loss:.4g}, "
+        (line,) = (line for line in lines if said in line)
+        assert line.startswith(f"linear classifier: {number} of 18 fits, ")
+    # However many penalties were tried, what is left then is one fit.
+    assert f"linear classifier: 17 of 18 fits, 0 fits/s  all images, penalty {result['penalty']:g}, step 1\n" in text
+    assert lines[-1].startswith("linear classifier: 18 of 18 fits, ")
+
+
 def test_the_held_out_tenth_is_drawn_class_by_class() -> None:
     labels = np.array([0] * 50 + [1] * 20 + [2] * 2 + [3])
     fitted, held_out = held_out_tenth(labels, seed=0)

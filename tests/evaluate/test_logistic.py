@@ -52,6 +52,17 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
     assert not torch.allclose(strong.logits(images), cold.logits(images), atol=0.3)
 
 
+def test_steps_are_told_and_go_where_they_go_untold() -> None:
+    images, labels = correlated()
+    directions = main_directions(images)
+    steps: list[int] = []
+    told = fit(images, labels, num_classes=4, penalty=0.01, directions=directions, on_step=steps.append)
+    untold = fit(images, labels, num_classes=4, penalty=0.01, directions=directions)
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 3
+    assert torch.equal(told.weights, untold.weights)
+
+
 def test_main_directions_are_principal_components() -> None:
     images, _ = correlated()
     variance = torch.linalg.eigvalsh(images.T @ images / len(images)).flip(0)

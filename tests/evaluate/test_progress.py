@@ -34,6 +34,21 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(monkeypatch: pytes
     assert text(lines) == "features: 6,000 of 10,000 images, 100 images/s  loss 1.2, 40 s left\n"
 
 
+def test_where_units_take_long_words_change_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("co2ssl.evaluate.progress.time.monotonic", lambda: now[0])
+    lines = console()
+    with Progress("linear classifier", total=18, unit="fits", console=lines) as progress:
+        now[0] += 40
+        progress.advance(0, "step 1")
+        now[0] += 40
+        progress.advance(2, "step 9")
+    assert text(lines).splitlines() == [
+        "linear classifier: 0 of 18 fits, 0 fits/s  step 1",
+        "linear classifier: 2 of 18 fits, 0.025 fits/s  step 9, 11 min left",
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(12.4, "12 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_times_in_words(seconds: float, words: str) -> None:
     assert module._in_words(seconds) == words

@@ -6,6 +6,7 @@ Source: Wu et al., InsDisc (2018), section 3.4; k = 200 and temperature 0.07 as 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.features import Features, matched_labels
 from co2ssl.evaluate.metrics import accuracies
+from co2ssl.evaluate.progress import Progress
 
 DEFAULT_TEMPERATURE = 0.07
 MOST_NEIGHBOURS = 200
@@ -23,6 +25,9 @@ BANK_BLOCK = 16384
 GROUP_BYTES = 1 << 28
 """Of normalised queries that wait while the bank goes by, and of normalised rows of the bank that they meet."""
 
+Advance = Callable[[int], None]
+"""Called with how many more pairs of a query and a row of the bank have been compared."""
+
 
 def knn(
     train: Features,
@@ -31,6 +36,7 @@ def knn(
     k: int | None = None,
     temperature: float = DEFAULT_TEMPERATURE,
     device: torch.device | str = "cpu",
+    quiet: bool = True,
 ) -> dict[str, object]:
     """Accuracy on ``val`` of a weighted vote of the nearest training images.
 
@@ -40,6 +46,7 @@ def knn(
         k: neighbours that vote; None for :func:`default_neighbours`.
         temperature: a neighbour with cosine similarity s votes with weight exp(s / temperature).
         device: where the products are computed; the features stay where they are.
+        quiet: no progress.
 
     Returns:
         A plain dict: ``protocol``, ``top1`` and ``top5`` (shares from 0 to 1), ``k``, ``temperature``, counts,
@@ -57,7 +64,8 @@ def knn(
         raise UsageError(f"k is {k}: it must lie between 1 and {len(train)}, the number of images in {train.source}")
     if not temperature > 0:
         raise UsageError(f"the kNN temperature is {temperature}: it must be above 0")
-    similarity, place = nearest(train.features, val.features, k=k, device=device)
+    with Progress("nearest neighbours", total=len(train) * len(val), unit="comparisons", quiet=quiet) as shown:
+        similarity, place = nearest(train.features, val.features, k=k, device=device, advance=shown.advance)
     scores = vote(similarity, train_labels[place], num_classes=len(classes), temperature=temperature)
     return {
         "protocol": "knn",
@@ -98,6 +106,7 @@ def nearest(
     device: torch.device | str = "cpu",
     query_block: int = QUERY_BLOCK,
     bank_block: int = BANK_BLOCK,
+    advance: Advance | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` rows of ``bank`` with the highest cosine similarity to each query, best first.
 
@@ -110,6 +119,7 @@ def nearest(
         queries: (M, F).
         query_block: most queries in one product.
         bank_block: most rows of the bank in one product.
+        advance: called after each block of the bank as pairs get compared, of which there are N times M.
 
     Returns:
         similarity (M, k) float32 and place in the bank (M, k) int64, both on the CPU.
@@ -118,15 +128,18 @@ def nearest(
     place = torch.empty(len(queries), k, dtype=torch.int64)
     fitting = max(1, GROUP_BYTES // (4 * bank.shape[1]))
     group = max(query_block, fitting)
+    bank_block = min(bank_block, fitting)
     for first in range(0, len(queries), group):
         rows = slice(first, first + group)
         query = F.normalize(queries[rows].to(device, torch.float32), dim=1)
-        values, places = _nearest_of(query, bank, k, query_block=query_block, bank_block=min(bank_block, fitting))
+        values, places = _nearest_of(query, bank, k, query_block=query_block, bank_block=bank_block, advance=advance)
         similarity[rows], place[rows] = values.cpu(), places.cpu()
     return similarity, place
 
 
-def _nearest_of(query: Tensor, bank: Tensor, k: int, *, query_block: int, bank_block: int) -> tuple[Tensor, Tensor]:
+def _nearest_of(
+    query: Tensor, bank: Tensor, k: int, *, query_block: int, bank_block: int, advance: Advance | None
+) -> tuple[Tensor, Tensor]:
     """Similarity and place (M, k) of normalised queries (M, F), on their device; the bank is read once."""
     similarity = torch.empty(len(query), k, device=query.device)
     place = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
@@ -146,6 +159,8 @@ def _nearest_of(query: Tensor, bank: Tensor, k: int, *, query_block: int, bank_b
                 earlier = place[rows, :found].gather(1, columns.clamp(max=found - 1))
                 where = torch.where(columns < found, earlier, where)
             similarity[rows, : values.shape[1]], place[rows, : values.shape[1]] = values, where
+        if advance is not None:
+            advance(len(query) * len(block))
     return similarity, place
 
 

@@ -7,6 +7,7 @@ numbers and these are not interchangeable, which is why the protocol's name is p
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from co2ssl.evaluate.features import EvaluationError, Features, matched_labels
 from co2ssl.evaluate.logistic import Classifier, Directions, fit, main_directions
 from co2ssl.evaluate.metrics import accuracies
+from co2ssl.evaluate.progress import Progress
 
 LBFGS_PROTOCOL = "linear (L-BFGS on cached features)"
 
@@ -25,7 +27,7 @@ LBFGS_PROTOCOL = "linear (L-BFGS on cached features)"
 PENALTIES = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(2.0, -6.5, -0.5))
 
 
-def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, object]:
+def linear_lbfgs(train: Features, val: Features, *, seed: int = 0, quiet: bool = True) -> dict[str, object]:
     """Accuracy on ``val`` of multinomial logistic regression on frozen features.
 
     Features are standardised with the statistics of ``train``. The penalty is the one with the lowest
@@ -36,6 +38,7 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
         train: what is fitted; its classes are the classes.
         val: what is measured; classes are matched by name.
         seed: of the held-out tenth.
+        quiet: no progress.
 
     Returns:
         A plain dict: ``protocol``, ``top1`` and ``top5`` (shares from 0 to 1), ``penalty``, ``held_out`` (the
@@ -46,7 +49,7 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
     """
     started = time.perf_counter()
     _, val_labels, classes = matched_labels(train, val)
-    scores, details = lbfgs_scores(train, val, seed=seed)
+    scores, details = lbfgs_scores(train, val, seed=seed, quiet=quiet)
     return {
         "protocol": LBFGS_PROTOCOL,
         **accuracies(scores, val_labels),
@@ -62,7 +65,9 @@ def linear_lbfgs(train: Features, val: Features, *, seed: int = 0) -> dict[str, 
     }
 
 
-def lbfgs_scores(train: Features, val: Features, *, seed: int = 0) -> tuple[Tensor, dict[str, object]]:
+def lbfgs_scores(
+    train: Features, val: Features, *, seed: int = 0, quiet: bool = True
+) -> tuple[Tensor, dict[str, object]]:
     """The logits (M, C) that :func:`linear_lbfgs` takes its accuracies from, and how the classifier was found.
 
     Raises:
@@ -80,12 +85,22 @@ def lbfgs_scores(train: Features, val: Features, *, seed: int = 0) -> tuple[Tens
             "give at least two images of some class"
         )
     directions = main_directions(images)
-    penalty, tried, start = _choose_penalty(
-        images, train_labels, fitted, held_out, num_classes=len(classes), directions=directions
-    )
-    classifier = fit(
-        images, train_labels, num_classes=len(classes), penalty=penalty, directions=directions, start=start
-    )
+    with Progress("linear classifier", total=len(PENALTIES) + 1, unit="fits", quiet=quiet) as shown:
+        penalty, tried, start = _choose_penalty(
+            images, train_labels, fitted, held_out, num_classes=len(classes), directions=directions, shown=shown
+        )
+        # Penalties that were not tried took no time, and say nothing of how long this fit takes.
+        shown.begin(len(PENALTIES))
+        classifier = fit(
+            images,
+            train_labels,
+            num_classes=len(classes),
+            penalty=penalty,
+            directions=directions,
+            start=start,
+            on_step=_steps(shown, f"all images, penalty {penalty:g}"),
+        )
+        shown.advance(1)
     details: dict[str, object] = {
         "penalty": penalty,
         "held_out": tried,
@@ -110,7 +125,14 @@ def held_out_tenth(labels: NDArray[np.int64], *, seed: int) -> tuple[NDArray[np.
 
 
 def _choose_penalty(
-    images: Tensor, labels: Tensor, fitted: Tensor, held_out: Tensor, *, num_classes: int, directions: Directions
+    images: Tensor,
+    labels: Tensor,
+    fitted: Tensor,
+    held_out: Tensor,
+    *,
+    num_classes: int,
+    directions: Directions,
+    shown: Progress,
 ) -> tuple[float, dict[str, float], Classifier | None]:
     """The penalty, the cross-entropy of each one tried, and the classifier at the best of them."""
     part, part_labels, unseen = images[fitted], labels[fitted], images[held_out]
@@ -119,15 +141,27 @@ def _choose_penalty(
     found: Classifier | None = None
     for penalty in PENALTIES:
         classifier = fit(
-            part, part_labels, num_classes=num_classes, penalty=penalty, directions=directions, start=found
+            part,
+            part_labels,
+            num_classes=num_classes,
+            penalty=penalty,
+            directions=directions,
+            start=found,
+            on_step=_steps(shown, f"penalty {penalty:g}"),
         )
         loss = float(cross_entropy(classifier.logits(unseen), labels[held_out]))
         tried[f"{penalty:g}"] = loss
+        shown.advance(1, f"penalty {penalty:g}, held-out loss {loss:.4g}")
         if loss >= best_loss:
             # Along the path the loss falls and then rises: what follows is slower to fit and worse.
             break
         best, best_loss, found = penalty, loss, classifier
     return best, tried, found
+
+
+def _steps(shown: Progress, words: str) -> Callable[[int], None]:
+    """What says, after each step of a fit, which fit and which step it was."""
+    return lambda step: shown.advance(0, f"{words}, step {step}")
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

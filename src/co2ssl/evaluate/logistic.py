@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -76,6 +78,7 @@ def fit(
     penalty: float,
     directions: Directions,
     start: Classifier | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Classifier:
     """Minimises mean cross-entropy + penalty / 2 * sum(weights**2).
 
@@ -84,6 +87,7 @@ def fit(
         labels: (N,) int64.
         directions: of these images or nearly these (:func:`main_directions`); they change the way, not the end.
         start: where to begin; zero if None.
+        on_step: called with the number of each step once it is taken, from 1; it has no say in where they lead.
     """
     num_features = images.shape[1]
     origin = torch.zeros(num_classes, num_features) if start is None else start.weights
@@ -106,11 +110,18 @@ def fit(
         gradient = directions.precondition(residual.T @ images + penalty * weights, penalty)
         return loss, torch.cat([gradient, residual.sum(dim=0).unsqueeze(1)], dim=1).double().flatten().numpy()
 
+    steps = count(1)
+
+    def after_step(_: NDArray[np.float64]) -> None:
+        if on_step is not None:
+            on_step(next(steps))
+
     found = minimize(
         objective,
         np.zeros((num_features + 1) * num_classes),
         jac=True,
         method="L-BFGS-B",
+        callback=after_step,
         options={"maxiter": MOST_STEPS, "gtol": GRADIENT_TOLERANCE, "ftol": LOSS_TOLERANCE, "maxcor": 10},
     )
     weights, bias = unpacked(found.x)

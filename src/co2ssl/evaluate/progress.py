@@ -76,20 +76,22 @@ class Progress:
         """``count`` more units are finished.
 
         Args:
-            count: how many.
+            count: how many; 0 where only the words are new.
             shown: words beside the bar.
         """
         self._done += count
         now = time.monotonic()
         rate = (self._done - self._done_before) / max(now - self._began, 1e-9)
-        text = f"{rate:,.0f} {self._unit}/s  {shown}".rstrip()
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        text = f"{speed} {self._unit}/s  {shown}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, shown=text)
         elif not self._quiet and now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            left = (self._total - self._done) / max(rate, 1e-9)
+            # Before the first unit is finished nobody knows.
+            left = f", {_in_words((self._total - self._done) / rate)} left" if rate > 0 else ""
             self._console.print(
-                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {text}, {_in_words(left)} left",
+                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {text}{left}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
