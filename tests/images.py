@@ -47,8 +47,6 @@ def write_classes(folder: Path, *, classes: int = 2, each: int = 12) -> None:
 
 
 def write_parts(folder: Path) -> None:
-    """Labelled images of two classes: ``train`` with 20 and ``val`` with 12, whose files have other names."""
+    """Labelled images of two classes: ``train`` with 20 and ``val`` with 12, whose files have the same names."""
     write_classes(folder / "train", each=10)
     write_classes(folder / "val", each=6)
-    for number, path in enumerate(sorted((folder / "val").rglob("*.png"))):
-        path.rename(path.with_name(f"other-{number}.png"))

@@ -54,3 +54,10 @@ def test_the_table_is_what_the_json_says(measured: Path, tmp_path: Path) -> None
     assert "### own" in text
     # Pixels have no network to train.
     assert any(line.startswith("| finetune") and line.endswith("| - |") for line in text.splitlines())
+
+
+def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> None:
+    page = tmp_path / "protocols.md"
+    page.write_text(everything.PAGE.read_text())
+    everything.write_table(everything.RESULTS, page)
+    assert page.read_text() == everything.PAGE.read_text(), "the table of docs/protocols.md is not that of its JSON"

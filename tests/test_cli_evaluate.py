@@ -32,8 +32,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     write_classes(folder / "train")
     write_classes(folder / "val", each=6)
-    for number, path in enumerate(sorted((folder / "val").rglob("*.png"))):
-        path.rename(path.with_name(f"other-{number}.png"))
     words = [
         "pretrain",
         str(folder / "train"),
@@ -122,7 +120,7 @@ def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, caps
     assert "lr 30" in text
     assert "lr 15" in text
     assert "recalled" in text
-    found = result(run, "linear-epochs-3")
+    found = result(run, "linear-epochs-3-batch-size-8")
     assert (found["epochs"], found["num_classes"], found["protocol"]) == (3, 2, "linear")
     settings = found["settings"]
     assert isinstance(settings, dict)
@@ -131,7 +129,7 @@ def test_every_form_leaves_its_result_and_prints_it(place: Path, run: Path, caps
         main(words("linear", run, place, "--epochs", "2", "--batch-size", "8", "--layer", "res4", "--lr", "1", "2"))
         == 0
     )
-    rows = result(run, "linear-res4-lr-1-2-epochs-2")["classifiers"]
+    rows = result(run, "linear-res4-lr-1-2-epochs-2-batch-size-8")["classifiers"]
     assert isinstance(rows, list)
     assert [row["lr"] for row in rows] == [1.0, 2.0]
     # Two sets of images, two layers; every form above shares them.
@@ -148,18 +146,19 @@ def test_finetuning_keeps_its_draws_and_leaves_the_backbone(
     assert "finetune, mean of 2 trainings, last of 2 epochs on 12 labelled images: top-1 " in text
     assert " +- " in text
     assert "of 12 images, 2 classes" in text
-    found = result(run, "finetune-50percent-epochs-2")
+    name = "finetune-50percent-epochs-2-batch-size-4-draws-2"
+    found = result(run, name)
     assert (found["labels"], found["num_train"], found["batch_size"], found["head_lr"]) == ("50%", 12, 4, 1.0)
     assert (run / "backbone.safetensors").read_bytes() == before
     assert not (run / "features").exists()
-    lists = [run / "evaluation" / f"finetune-50percent-epochs-2.seed-{seed}.txt" for seed in (0, 1)]
+    lists = [run / "evaluation" / f"{name}.seed-{seed}.txt" for seed in (0, 1)]
     names = [path.read_text().splitlines() for path in lists]
     assert [len([name for name in own if name.startswith("class-0/")]) for own in names] == [6, 6]
     assert names[0] != names[1]
     # The list that was left is the draw, for anyone who has the images.
     listed = words("finetune", run, place, "--epochs", "2", "--label-list", str(lists[0]))
     assert main([*listed, "--draws", "1", "--batch-size", "4"]) == 0
-    again = result(run, "finetune-finetune-50percent-epochs-2.seed-0-epochs-2")
+    again = result(run, f"finetune-{name}.seed-0-epochs-2-batch-size-4-draws-1")
     first, own = (rows["draws"][0] for rows in (found, again))  # type: ignore[index]
     assert (own["top1"], own["subset_hash"]) == (first["top1"], first["subset_hash"])
     assert again["labels"] is None
@@ -174,17 +173,17 @@ def test_supervised_rows_begin_with_fresh_weights_and_leave_a_backbone(
     captured = capsys.readouterr()
     assert "supervised, last of 2 epochs on 24 labelled images: top-1 " in captured.out
     assert "24 labelled images are fewer than the published batch of 256" in captured.err
-    found = result(run, "supervised-epochs-2")
+    found = result(run, "supervised-epochs-2-seed-3")
     assert (found["labels"], found["batch_size"], found["top1_std"]) == (None, 24, None)
     kept, own = (load_file(path) for path in (found["trained"], run / "backbone.safetensors"))  # type: ignore[arg-type]
     assert kept.keys() == own.keys()
     # The run's weights play no part: with others, and named in another way, all is the same.
     assert main(words("supervised", f"untrained:{run}", place, "--epochs", "2", "--seed", "3")) == 0
-    other = json.loads((run / "evaluation" / "untrained" / "supervised-epochs-2.json").read_text())
+    other = json.loads((run / "evaluation" / "untrained" / "supervised-epochs-2-seed-3.json").read_text())
     assert (other["weights"], other["top1"]) == (found["weights"], found["top1"])
     assert all(torch.equal(value, kept[name]) for name, value in load_file(other["trained"]).items())
     assert main(words("supervised", run, place, "--epochs", "1", "--labels", "25%", "--draws", "2")) == 0
-    assert result(run, "supervised-25percent-epochs-1")["num_train"] == 6
+    assert result(run, "supervised-25percent-epochs-1-draws-2")["num_train"] == 6
 
 
 def test_labels_that_cannot_be_had(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +253,7 @@ def test_a_file_of_weights_is_measured_and_what_matched_is_said(
     assert "100 of 100 weights of a resnet18" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.npy"))
     assert main([*given, "--out", str(tmp_path / "kept")]) == 0
-    assert (tmp_path / "kept" / "evaluation" / "knn.json").is_file()
+    assert (tmp_path / "kept" / "evaluation" / "knn-image-size-32.json").is_file()
     assert len(list((tmp_path / "kept" / "features").glob("*.npy"))) == 2
 
 
@@ -268,7 +267,10 @@ def test_the_same_from_python(place: Path, run: Path, tmp_path: Path) -> None:
     by_object = evaluate("knn", module, *sources, image_size=16, neighbours=3, out=str(tmp_path / "out"), **quick)
     assert (by_object["top1"], by_object["weights"]) == (by_name["top1"], by_name["weights"])
     assert by_object["representation"] == "ResNet"
-    assert json.loads((tmp_path / "out" / "evaluation" / "knn-k-3.json").read_text())["top1"] == by_name["top1"]
+    assert (
+        json.loads((tmp_path / "out" / "evaluation" / "knn-k-3-image-size-16.json").read_text())["top1"]
+        == by_name["top1"]
+    )
     assert module.training
     with pytest.raises(UsageError, match="knn needs TRAIN and VAL; 1 given"):
         evaluate("knn", run, str(place / "train"))
@@ -311,16 +313,17 @@ def test_broken_off_finetuning_goes_on_with_the_same_command(
 ) -> None:
     given = words("finetune", run, place, "--labels", "50%", "--epochs", "2", "--batch-size", "6", "--draws", "2")
     assert main(given) == 0
-    straight = result(run, "finetune-50percent-epochs-2")
+    name = "finetune-50percent-epochs-2-batch-size-6-draws-2"
+    straight = result(run, name)
     asked = iter([False, False, False, False, False, True])
     with monkeypatch.context() as patched:
         patched.setattr("co2ssl.evaluate.label_draws.stop_on_signals", lambda: Answers(asked))
         assert "the same command goes on" in complaint(given, capsys, code=130)
-    assert (run / "evaluation" / "finetune-50percent-epochs-2.partial.ckpt").is_file()
+    assert (run / "evaluation" / f"{name}.partial.ckpt").is_file()
     assert main(given) == 0
-    later = result(run, "finetune-50percent-epochs-2")
+    later = result(run, name)
     assert [row["top1"] for row in later["draws"]] == [row["top1"] for row in straight["draws"]]  # type: ignore[attr-defined]
-    assert not (run / "evaluation" / "finetune-50percent-epochs-2.partial.ckpt").exists()
+    assert not (run / "evaluation" / f"{name}.partial.ckpt").exists()
 
 
 def test_a_broken_off_training_goes_on_with_the_same_command(
@@ -328,15 +331,16 @@ def test_a_broken_off_training_goes_on_with_the_same_command(
 ) -> None:
     given = words("linear", run, place, "--epochs", "3", "--batch-size", "8")
     assert main(given) == 0
-    straight = {**result(run, "linear-epochs-3"), "seconds": 0}
+    name = "linear-epochs-3-batch-size-8"
+    straight = {**result(run, name), "seconds": 0}
     asked = iter([False, False, False, False, True])
     with monkeypatch.context() as patched:
         patched.setattr("co2ssl.evaluate.linear_sgd.stop_on_signals", lambda: Answers(asked))
         assert "the same command goes on" in complaint(given, capsys, code=130)
-    assert (run / "evaluation" / "linear-epochs-3.partial.ckpt").is_file()
+    assert (run / "evaluation" / f"{name}.partial.ckpt").is_file()
     assert main(given) == 0
-    assert {**result(run, "linear-epochs-3"), "seconds": 0} == straight
-    assert not (run / "evaluation" / "linear-epochs-3.partial.ckpt").exists()
+    assert {**result(run, name), "seconds": 0} == straight
+    assert not (run / "evaluation" / f"{name}.partial.ckpt").exists()
 
 
 class Answers:
@@ -376,12 +380,14 @@ def test_a_class_that_is_empty_in_training_or_not_there(
     protocol: str, place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_classes(tmp_path / "three", classes=3, each=4)
-    (tmp_path / "two").mkdir()
-    for name in ("class-0", "class-1"):
-        shutil.copytree(place / "train" / name, tmp_path / "two" / name)
-    (tmp_path / "two" / "class-2").mkdir()
     given = ["evaluate", protocol, str(run), str(tmp_path / "two"), str(tmp_path / "three"), *QUICK]
+    shutil.copytree(place / "train", tmp_path / "two")
     assert "lacks: 'class-2'" in complaint(given, capsys, code=1)
+    (tmp_path / "two" / "class-2").mkdir()
+    assert "has no image of 'class-2'" in complaint(given, capsys, code=1)
+    # Also where nothing is measured on it.
+    given[4] = str(place / "val")
+    assert "has no image of 'class-2'" in complaint(given, capsys, code=1)
 
 
 def test_weights_of_another_architecture(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -446,7 +452,8 @@ def test_fewer_images_than_the_published_batch_are_one_batch(
     # What was asked for is taken as it is, or refused.
     assert main(words("linear", run, place, "--epochs", "2", "--batch-size", "8")) == 0
     assert "fewer than" not in capsys.readouterr().err
-    assert (result(run, "linear-epochs-2")["batch_size"], result(run, "linear-epochs-2")["note"]) == (8, None)
+    found = result(run, "linear-epochs-2-batch-size-8")
+    assert (found["batch_size"], found["note"]) == (8, None)
     asked = words("linear", run, place, "--batch-size", "32")
     assert "--batch-size of at most 24" in complaint(asked, capsys, code=2)
 

@@ -17,6 +17,7 @@ from co2ssl.api.evaluation import in_words
 from co2ssl.api.protocols import MEASURES
 from co2ssl.cli import main
 from co2ssl.data.sources import open_source
+from co2ssl.evaluate.features import EvaluationError
 from tests.images import tiny, write_classes, write_images, write_parts
 from tests.processes import ProcessPair
 from tests.test_cli_evaluate import Answers, complaint
@@ -147,7 +148,7 @@ def test_seeds_of_what_is_random(place: Path, run: Path, capsys: pytest.CaptureF
     values = [float(found["top1"]) for found in single]
     assert rows["linear --fast"]["top1"] == statistics.fmean(values)
     assert rows["linear --fast"]["top1_std"] == statistics.stdev(values)
-    assert [row["seed"] for row in kept(run, "finetune-10percent")["draws"]] == [3, 4]
+    assert [row["seed"] for row in kept(run, "finetune-10percent-seed-3-draws-2")["draws"]] == [3, 4]
     assert (rows["knn"]["top1_std"], rows["knn"]["num_seeds"]) == (None, 1)
     assert "nothing is random in knn" in text
     assert "2: the tenth of the images on which the penalty is chosen" in text
@@ -240,6 +241,36 @@ def test_two_processes_find_what_one_finds(two_processes: ProcessPair, place: Pa
     rows = everything_together(*given, str(tmp_path / "one"))["rows"]
     assert isinstance(rows, list)
     assert [row["top1"] for row in rows[:2]] == [row["top1"] for row in together]
+
+
+def test_what_one_protocol_cannot_measure_is_left_out(
+    place: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unfit(*_: object) -> dict[str, object]:
+        raise EvaluationError("no class of two images")
+
+    monkeypatch.setattr(USED, {**MEASURES, "linear": unfit})
+    assert main(words(run, place / "images")) == 0
+    captured = capsys.readouterr()
+    assert "linear --fast is left out: no class of two images" in captured.err
+    assert "no class of two images" in captured.out
+    found = kept(run)
+    assert [row["name"] for row in found["rows"]] == ["knn", "finetune 10%"]
+    assert found["left_out"]["linear --fast"] == "no class of two images"
+    monkeypatch.setattr(USED, dict.fromkeys(MEASURES, unfit))
+    given = words(run, place / "images", "--out", str(run / "elsewhere"))
+    assert "nothing could be measured" in complaint(given, capsys, code=1)
+
+
+def test_tables_of_other_images_are_kept_too(place: Path, run: Path, tmp_path: Path) -> None:
+    evaluate("all", run, place / "images", **QUIET)
+    first = kept(run)
+    write_parts(tmp_path / "images")
+    (tmp_path / "images" / "train" / "class-0" / "000.png").unlink()
+    evaluate("all", run, tmp_path / "images", **QUIET)
+    assert kept(run)["num_train"] == 19
+    assert kept(run, f"all.{first['key']}") == first
+    assert kept(run, f"knn.{first['measurements']['knn']['key']}") == first["measurements"]["knn"]
 
 
 def test_images_that_do_not_do(place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(backend: str | None = None) -> Iterator[None]:
+def process_group(backend: str | None = None, *, patience: timedelta | None = None) -> Iterator[None]:
     """Join the processes that ``torchrun`` started, for the length of a ``with`` block.
 
     Does nothing where ``WORLD_SIZE`` is absent or 1, and where a group is up already (its maker closes it).
@@ -44,6 +45,7 @@ def process_group(backend: str | None = None) -> Iterator[None]:
     Args:
         backend: a backend of ``torch.distributed``. Default: gloo on a machine without CUDA, else nccl for
             tensors on the GPU and gloo for those on the CPU.
+        patience: how long a process waits for the others before it gives up. Default: torch's, minutes.
     """
     if is_initialised() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -52,7 +54,7 @@ def process_group(backend: str | None = None) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "nccl" in backend:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=patience)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from co2ssl.api.backbones import Representation
 from co2ssl.api.everything import rows_of
 from co2ssl.api.paper import data_called, paper_beside, voc_called
 from co2ssl.config.messages import validated
-from co2ssl.data.sources import ArraySource
+from co2ssl.data.sources import ArraySource, DataError, Source
 from co2ssl.data.sources.named import imagenet100_classes
+from co2ssl.errors import UsageError
 from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.base_options import EvaluationOptions
+from co2ssl.evaluate.label_subsets import LabelSubset
+from tests.voc import write_voc
 
 
 def images(num: int, name: str) -> ArraySource:
@@ -39,8 +43,15 @@ def chosen(made: Plan, title: str) -> tuple[EvaluationOptions, ...]:
     return next(task.options for task in made.tasks if task.title == title)
 
 
-def test_everything_that_can_be_asked_for() -> None:
-    made = plan(full=True, supervised=True, voc="VOCdevkit", voc_train="train", device="cpu", feature_dtype="float16")
+@pytest.fixture
+def devkit(tmp_path: Path) -> str:
+    shown = {"000001": [("dog", False)], "000002": [("cat", False)]}
+    write_voc(tmp_path, shown, {split: list(shown) for split in ("train", "trainval", "test")})
+    return str(tmp_path / "VOCdevkit")
+
+
+def test_everything_that_can_be_asked_for(devkit: str) -> None:
+    made = plan(full=True, supervised=True, voc=devkit, voc_train="train", device="cpu", feature_dtype="float16")
     titles = ["knn", "linear --fast", "linear", "finetune 1%", "finetune 10%"]
     titles += ["supervised", "supervised 1%", "supervised 10%", "svm"]
     assert [task.title for task in made.tasks] == titles
@@ -51,14 +62,21 @@ def test_everything_that_can_be_asked_for() -> None:
     assert all(options.device == "cpu" for task in made.tasks for options in task.options)
     (svm,) = chosen(made, "svm")
     assert svm.feature_dtype == "float16"
-    assert [svm.model_dump()[name] for name in ("voc", "train_split", "test_split")] == ["VOCdevkit", "train", "test"]
+    assert [svm.model_dump()[name] for name in ("voc", "train_split", "test_split")] == [devkit, "train", "test"]
     # What features have no part in is not told of them.
     assert {options.feature_dtype for options in chosen(made, "finetune 1%")} == {"float32"}
     assert [task.title for task in made.tasks if not task.random] == ["knn"]
 
 
-def test_seeds_are_measurements_or_draws() -> None:
-    made = plan(full=True, supervised=True, voc="V", seeds=2, seed=5)
+def test_what_comes_last_is_looked_for_first(devkit: str) -> None:
+    with pytest.raises(DataError, match="no such folder: VOC"):
+        plan(voc="VOC")
+    with pytest.raises(DataError, match="did you mean test"):
+        plan(voc=devkit, voc_test="tset")
+
+
+def test_seeds_are_measurements_or_draws(devkit: str) -> None:
+    made = plan(full=True, supervised=True, voc=devkit, seeds=2, seed=5)
     for title in ("linear --fast", "linear", "svm"):
         assert [options.model_dump()["seed"] for options in chosen(made, title)] == [5, 6]
     assert len(chosen(made, "knn")) == 1
@@ -81,12 +99,33 @@ def test_batches_that_the_images_fill() -> None:
     assert asked.left_out["linear"] == "200 images are fewer than a batch of 256"
 
 
-def test_published_lists_are_for_every_share() -> None:
-    made = plan(200, label_list="simclr")
-    assert [chosen(made, f"finetune {share}")[0].model_dump()["label_list"] for share in ("1%", "10%")] == [
-        "simclr"
-    ] * 2
+def test_published_lists_are_for_every_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    def listed(source: Source, path: Path, share: str) -> LabelSubset:
+        asked.append((path, share))
+        return LabelSubset(places=np.arange(9), origin="a list")
+
+    monkeypatch.setattr("co2ssl.api.labels.fetched_list", lambda share: Path(f"list of {share}"))
+    monkeypatch.setattr("co2ssl.api.all_plan.listed_subset", listed)
+    # 200 images are too few for a draw of 1 %, which a list does not need.
+    made = plan(200, label_list="simclr", batch_size=64)
+    assert asked == [(Path(f"list of {share}"), share) for share in ("1%", "10%")]
+    for share in ("1%", "10%"):
+        given = chosen(made, f"finetune {share}")[0].model_dump()
+        assert (given["label_list"], given["batch_size"]) == ("simclr", 9)
     assert "which images have labels" not in made.tasks[-1].random
+
+
+def test_a_list_for_one_share_is_not_for_all(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x.jpg\n")
+    options = validated(AllOptions, {"data": "x", "label_list": str(tmp_path / "list.txt")})
+    with pytest.raises(UsageError, match="nor a folder"):
+        options.check()
+    for fine in ("simclr", "draw", str(tmp_path)):
+        validated(AllOptions, {"data": "x", "label_list": fine}).check()
+    with pytest.raises(DataError, match=r"has no 1percent.txt, nor 1percent.txt.gz"):
+        plan(label_list=str(tmp_path))
 
 
 @pytest.mark.parametrize(("recipe", "decay"), [("moco+co2", 5e-4), ("moco-v2", 1e-4), ("moco-v2-small-64+co2", 1e-4)])

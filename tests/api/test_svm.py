@@ -39,7 +39,7 @@ def test_a_module_is_measured_and_the_result_is_kept(devkit: Path, tmp_path: Pat
     assert set(result["classes"]) == {"person", "dog", "car"}
     assert result["settings"]["train_split"] == "trainval"
     assert result["difficult"] == "left-out"
-    kept = json.loads((tmp_path / "out" / "evaluation" / "svm-pcl.json").read_text())
+    kept = json.loads((tmp_path / "out" / "evaluation" / "svm-pcl-image-size-8.json").read_text())
     assert kept == json.loads(json.dumps(result))
     assert len(list((tmp_path / "out" / "features").glob("*.npy"))) == 2
 
@@ -90,7 +90,7 @@ def test_measurements_that_differ_keep_a_file_each(devkit: Path, tmp_path: Path)
     results = [
         evaluate("svm", nn.Flatten(), devkit, out=str(tmp_path / "out"), **how, **changed) for changed in differences
     ]
-    names = ["svm-pcl.json", "svm-pcl-negative.json", "svm-pcl-train-test.json"]
+    names = [f"svm-pcl{changed}-image-size-8.json" for changed in ("", "-negative", "-train-test")]
     assert sorted(path.name for path in kept.glob("*.json")) == sorted(names)
     for name, result in zip(names, results, strict=True):
         assert json.loads((kept / name).read_text()) == json.loads(json.dumps(result))

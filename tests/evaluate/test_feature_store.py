@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from co2ssl.data.sources import Subset, open_source
 from co2ssl.errors import UserError
 from co2ssl.evaluate.feature_key import FeatureKey, FeatureType, feature_key, network_hash
 from co2ssl.evaluate.feature_store import FeatureStore
@@ -18,6 +21,7 @@ from co2ssl.evaluate.features import EvaluationError, extract, feature_batches, 
 from co2ssl.evaluate.knn import knn
 from co2ssl.evaluate.linear import linear_lbfgs
 from tests.evaluate.fakes import Images, Net
+from tests.images import write_classes
 from tests.processes import ProcessPair
 
 CLASSES = ("a", "b", "c")
@@ -65,6 +69,62 @@ def test_features_are_mapped_and_the_file_is_safe_from_its_readers(tmp_path: Pat
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert f"{key.hash}.npy" in maps.read_text()
+
+
+def test_a_file_larger_than_memory_is_mapped_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system counts what might be copied as memory; here it refuses to."""
+    net, source, store = Net(), images(), FeatureStore(tmp_path)
+    key = key_of(net, source)
+    modes: list[str] = []
+    opened = np.lib.format.open_memmap
+
+    def open_memmap(path: Path, mode: str) -> object:
+        modes.append(mode)
+        if mode == "c":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return opened(path, mode=mode)
+
+    monkeypatch.setattr("numpy.lib.format.open_memmap", open_memmap)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = store.save(key, source, batches_of(net, source))
+    assert modes == ["c", "r"]
+    assert torch.equal(found.features, extract(net.backbone, source, image_size=8).features)
+    assert knn(found, found, k=1)["top1"] == 1
+
+
+def test_images_that_can_be_read_by_now_are_not_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, source, store = Net(), images(unreadable=(3, 30)), FeatureStore(tmp_path)
+    key = key_of(net, source)
+    assert len(store.save(key, source, batches_of(net, source))) == 58
+    assert store.load(key, source) is not None
+    mended = images(unreadable=(3,))
+    assert store.load(key, mended) is None
+    assert "can be read now" in capsys.readouterr().err
+    found = store.save(key, mended, batches_of(net, mended))
+    assert len(found) == 59
+    assert store.load(key, mended) is not None
+
+
+def test_a_file_that_was_replaced_makes_other_features(tmp_path: Path) -> None:
+    """A sample of 32 images in 80 need not hold it; the sizes of the files do."""
+    write_classes(tmp_path / "images", each=40)
+    net = Net()
+
+    def keys() -> list[str]:
+        source = open_source(str(tmp_path / "images"))
+        parts = source, Subset(source, np.arange(0, 80, 7))
+        return [feature_key(net.backbone, part, image_size=8, resize=None).hash for part in parts]
+
+    before = keys()
+    assert keys() == before
+    for number in range(1, 4):
+        path = tmp_path / "images" / "class-0" / f"{number:03}.png"
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"\0")
+        assert not set(keys()) & set(before)
+        path.write_bytes(kept)
+    assert keys() == before
 
 
 def test_float16_is_half_the_file_and_serves_every_protocol(tmp_path: Path) -> None:

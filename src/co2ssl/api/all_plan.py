@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from co2ssl.api.backbones import PIXELS, Representation
 from co2ssl.api.images import open_images
-from co2ssl.api.paper import run_of
+from co2ssl.api.labels import label_list
+from co2ssl.api.paper import IMAGENET, data_called, run_of
 from co2ssl.api.protocols import labelled_pair
 from co2ssl.config.messages import validated
 from co2ssl.data.sources import DataError, Source
-from co2ssl.data.voc import voc_folder
+from co2ssl.data.voc import voc_folder, voc_split
 from co2ssl.distributed import world_size
 from co2ssl.errors import UsageError, UserError
 from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
+from co2ssl.evaluate.feature_key import source_hash
 from co2ssl.evaluate.finetune import MOCO_V2_WEIGHT_DECAY, WEIGHT_DECAY
-from co2ssl.evaluate.label_subsets import draw_subset
+from co2ssl.evaluate.label_subsets import LabelSubset, draw_subset, listed_subset
 from co2ssl.evaluate.options import NOT_FROM_FEATURES, OPTIONS
 
 SHARES = ("1%", "10%")
@@ -44,7 +48,7 @@ class Task:
     options: tuple[EvaluationOptions, ...]
     random: str = ""
     table: str = ""
-    departs: str = ""
+    departs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,8 @@ def make_plan(representation: Representation, options: AllOptions) -> Plan:
     """What these images permit of this representation.
 
     Raises:
-        UserError: labels that no protocol can use, or no part of the images to measure on.
+        UserError: labels that no protocol can use, no part of the images to measure on, or a VOC folder or a list of
+            images that is not there.
     """
     devkit = _devkit(options.data)
     if devkit is None:
@@ -82,6 +87,9 @@ def make_plan(representation: Representation, options: AllOptions) -> Plan:
     if devkit is None:
         plan.left_out["svm"] = "needs a VOC folder: --voc VOCDEVKIT"
         return plan
+    for split in (options.voc_train, options.voc_test):
+        # It comes last, after hours: whether it is there is found out now.
+        voc_split(devkit.removeprefix("voc:"), split)
     changed = {"voc": devkit, "train_split": options.voc_train, "test_split": options.voc_test}
     svm = Task(
         title="svm",
@@ -99,7 +107,7 @@ def _of_labelled_images(representation: Representation, options: AllOptions) -> 
     home = representation.home
     train = open_images(options.data, "train", listing_folder=home)
     val = open_images(options.data if options.val is None else options.val, "val", listing_folder=home)
-    if train.labels is not None and train.fingerprint() == val.fingerprint():
+    if train.labels is not None and source_hash(train) == source_hash(val):
         raise UsageError(
             f"{train.name} has no part of its own to measure on: give a folder with train and val in it, or --val"
         )
@@ -113,7 +121,7 @@ def _of_labelled_images(representation: Representation, options: AllOptions) -> 
         options=_for_seeds("linear", options, {**pair, "fast": True}),
         random="the tenth of the images on which the penalty is chosen",
         table="linear",
-        departs="by SGD on random crops (--full), not by L-BFGS on features of centre crops",
+        departs=("by SGD on random crops (--full), not by L-BFGS on features of centre crops",),
     )
     plan.tasks.append(fast)
     _add_published_linear(plan, representation, options, pair)
@@ -148,55 +156,68 @@ def _add_trainings(plan: Plan, representation: Representation, options: AllOptio
         return
     run = run_of(representation)
     of_moco_v2 = run is not None and run.config.resolved.name.startswith("moco-v2")
-    for share in SHARES:
-        if reason := _cannot_train(share, options, pair["train"]):
-            plan.left_out[f"finetune {share}"] = reason
+    labelled = {share: _labelled(share, options, pair["train"]) for share in SHARES}
+    for share, found in labelled.items():
+        if isinstance(found, str):
+            plan.left_out[f"finetune {share}"] = found
             continue
         changed = {"weight_decay": MOCO_V2_WEIGHT_DECAY if of_moco_v2 else WEIGHT_DECAY}
-        plan.tasks.append(_training("finetune", share, options, pair, changed))
+        plan.tasks.append(_training("finetune", share, found, options, pair, changed))
     if not options.supervised:
         plan.left_out["supervised"] = "the same architecture from fresh weights is trained with --supervised"
         return
-    plan.tasks.append(_training("supervised", None, options, pair, {}))
-    for share in SHARES:
-        if reason := _cannot_train(share, options, pair["train"]):
-            plan.left_out[f"supervised {share}"] = reason
+    everything = LabelSubset(places=np.arange(len(pair["train"])), origin="all of them")
+    plan.tasks.append(_training("supervised", None, everything, options, pair, {}))
+    for share, found in labelled.items():
+        if isinstance(found, str):
+            plan.left_out[f"supervised {share}"] = found
         else:
-            plan.tasks.append(_training("supervised", share, options, pair, {}))
+            plan.tasks.append(_training("supervised", share, found, options, pair, {}))
 
 
 def _training(
-    protocol: str, share: str | None, options: AllOptions, pair: Mapping[str, Source], changed: Mapping[str, Any]
+    protocol: str,
+    share: str | None,
+    labelled: LabelSubset,
+    options: AllOptions,
+    pair: Mapping[str, Source],
+    changed: Mapping[str, Any],
 ) -> Task:
     settings = {**pair, **changed, "labels": share, "draws": options.seeds, "seed": options.seed}
-    drawn = "" if share is None or options.label_list is not None else "which images have labels, "
+    drawn = labelled.seed is not None
+    # Of other images the paper's number says so itself.
+    departs = drawn and data_called(pair["train"].classes) == IMAGENET
     if share is not None:
         settings["label_list"] = options.label_list
     if options.batch_size is not None:
-        drawn_share = share if options.label_list is None else None
-        labelled = len(pair["train"] if drawn_share is None else draw_subset(pair["train"], drawn_share, seed=0))
         # Of few labelled images, all.
-        settings["batch_size"] = min(options.batch_size, labelled - labelled % world_size())
+        settings["batch_size"] = min(options.batch_size, len(labelled) - len(labelled) % world_size())
     return Task(
         title=protocol if share is None else f"{protocol} {share}",
         protocol=protocol,
         options=(_options(protocol, options, settings),),
-        random=f"{drawn}order and crops, first weights",
+        random=f"{'which images have labels, ' * drawn}order and crops, first weights",
         table=protocol if share is None else f"{protocol}-{share}",
+        departs=("which images had labels is not known; here they are drawn with a seed",) if departs else (),
     )
 
 
-def _cannot_train(share: str, options: AllOptions, train: Source) -> str:
-    """Why there is no training on a share of the labels; empty: there is."""
-    if options.label_list is not None:
-        return ""
+def _labelled(share: str, options: AllOptions, train: Source) -> LabelSubset | str:
+    """The images with labels (drawn ones: of the first seed), or why there is no training on that share.
+
+    Raises:
+        UserError: a list that is not there, or is of other images.
+    """
+    path = label_list(train, options.label_list, share)
+    if path is not None:
+        return listed_subset(train, path, share)
     try:
-        labelled = len(draw_subset(train, share, seed=options.seed))
+        drawn = draw_subset(train, share, seed=options.seed)
     except UserError as error:
         return str(error).partition(": give")[0]
-    if labelled < 2 * world_size():
-        return f"{labelled} labelled images are fewer than two for each of {world_size()} processes"
-    return ""
+    if len(drawn) < 2 * world_size():
+        return f"{len(drawn)} labelled images are fewer than two for each of {world_size()} processes"
+    return drawn
 
 
 def _for_seeds(protocol: str, options: AllOptions, changed: Mapping[str, Any]) -> tuple[EvaluationOptions, ...]:

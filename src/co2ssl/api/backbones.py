@@ -51,7 +51,7 @@ class Representation:
         precision: of the network's arithmetic.
         found: what of the backbone's weights was found where, in words; empty where there was nothing to find.
         home: folder that features and results go to; None: they are not kept.
-        kind: subfolder for results of what is measured beside a run: "untrained" or "pixels"; "" for the run itself.
+        kind: subfolder for results of what a backbone has to beat: "untrained" or "pixels"; "" for the backbone itself.
     """
 
     name: str
@@ -211,7 +211,8 @@ def _untrained(text: str, **options: Any) -> Representation:
     if not name.startswith(TORCHVISION):
         return _of_run(text, **options)
     torch.manual_seed(0)
-    return _plain(text, fresh_backbone(name.removeprefix(TORCHVISION), known=torchvision_names()))
+    made = _plain(text, fresh_backbone(name.removeprefix(TORCHVISION), known=torchvision_names()))
+    return replace(made, kind=UNTRAINED.removesuffix(":"))
 
 
 _SOURCES: dict[str, Callable[..., Representation]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from co2ssl.evaluate.base_options import EvaluationOptions
 from co2ssl.evaluate.options import OPTIONS
 
 Say = Callable[[str], None]
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for one that computes for all of them: fits and votes over ImageNet take hours."""
 
 
 def evaluate(
@@ -54,7 +58,7 @@ def evaluate(
             classes that do not match.
     """
     chosen = resolve(protocol, data, options)
-    with process_group():
+    with process_group(patience=PATIENCE):
         measured = representation(
             backbone,
             arch=chosen.arch,

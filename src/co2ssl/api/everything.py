@@ -8,11 +8,14 @@ from typing import Any
 
 from co2ssl.api.all_plan import Task, make_plan
 from co2ssl.api.backbones import Representation
-from co2ssl.api.paper import data_called, paper_beside, run_of, voc_called
+from co2ssl.api.paper import data_called, measured_otherwise, paper_beside, run_of, voc_called
 from co2ssl.api.protocols import result_name, result_path
-from co2ssl.api.results import kept_result, measure, settings_of, write_result
+from co2ssl.api.results import kept_result, key_of_all, measure, set_aside, settings_of, write_result
+from co2ssl.distributed import world_size
 from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.feature_key import network_hash
+from co2ssl.evaluate.features import EvaluationError
+from co2ssl.train.progress import warn
 from co2ssl.version import __version__
 
 ALL = "all"
@@ -39,8 +42,11 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
         ``measurements`` (name to the whole result), the recipe and the images. Where there is a place, also written
         to ``evaluation/all.json`` in it.
 
+    A protocol that finds its images or features unfit is left out, with what it said, and the others go on; over
+    several processes it ends them all.
+
     Raises:
-        UserError: as the protocols have it; and where there is nothing to measure on.
+        UserError: as the protocols have it; and where there is nothing to measure on, or nothing could be measured.
     """
     plan = make_plan(representation, options)
     if representation.home is None:
@@ -49,18 +55,33 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
     measurements: dict[str, dict[str, object]] = {}
     data = data_called(None if plan.train is None else plan.train.classes)
     total = sum(len(task.options) for task in plan.tasks)
+    left_out = dict(plan.left_out)
     for task in plan.tasks:
-        names = []
-        for each in task.options:
-            name = result_name(task.protocol, each)
-            there = kept_result(task.protocol, representation, each)
-            say(f"{len(measurements) + 1} of {total}: {name}{', there already' if there else ''}")
-            measurements[name] = measure(task.protocol, representation, each) if there is None else there
-            names.append(name)
-        results = [measurements[name] for name in names]
-        on = voc_called(results[0]) if task.protocol == "svm" else data
-        paper = paper_beside(task.table, representation, data=on, by_another_protocol=task.departs)
-        rows += [{**row, "published": paper, "measurements": names} for row in rows_of(task, results)]
+        results: dict[str, dict[str, Any]] = {}
+        try:
+            for each in task.options:
+                name = result_name(task.protocol, each)
+                there = kept_result(task.protocol, representation, each)
+                say(f"{len(measurements) + len(results) + 1} of {total}: {name}{', there already' if there else ''}")
+                results[name] = measure(task.protocol, representation, each) if there is None else there
+        except EvaluationError as error:
+            # What others have found stays. Several processes may not all have come here: they end together.
+            if world_size() > 1:
+                raise
+            warn(f"{task.title} is left out: {error}")
+            left_out[task.title] = str(error)
+            continue
+        first = next(iter(results.values()))
+        on = voc_called(first) if task.protocol == "svm" else data
+        departures = [*task.departs, *measured_otherwise(representation, first, batch_size=options.batch_size)]
+        paper = paper_beside(task.table, representation, data=on, weights=options.weights, departures=departures)
+        named = list(results)
+        rows += [{**row, "published": paper, "measurements": named} for row in rows_of(task, list(results.values()))]
+        measurements |= results
+    if not measurements:
+        raise EvaluationError(
+            "nothing could be measured: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        )
     first = next(iter(measurements.values()))
     # What fresh weights and pixels stand beside is the run's; its recipe made neither.
     run = None if representation.kind else run_of(representation)
@@ -69,15 +90,18 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
         "weights": network_hash(representation.backbone),
         "version": __version__,
         "settings": settings_of(options),
+        "key": key_of_all(measurements),
         "protocol": ALL,
         "recipe": None if run is None else run.config.resolved.name,
         "rows": rows,
-        "left_out": plan.left_out,
+        "left_out": left_out,
         **{name: first[name] for name in IMAGES},
         "measurements": measurements,
     }
     if representation.home is not None:
-        write_result(result_path(representation, ALL, options), result)
+        path = result_path(representation, ALL, options)
+        set_aside(path, str(result["key"]))
+        write_result(path, result)
     return result
 
 

@@ -13,20 +13,25 @@ from torch import nn
 
 from co2ssl.api.backbones import PIXELS, TORCHVISION, UNTRAINED, WEIGHTS, Representation
 from co2ssl.api.build import build_backbone
+from co2ssl.api.paper import IMAGENET, data_called
 from co2ssl.api.runs import read_run
 from co2ssl.api.weights import fresh_backbone, torchvision_names
 from co2ssl.data.sources import Source
 from co2ssl.distributed import is_main
 from co2ssl.errors import UsageError
-from co2ssl.evaluate.label_share import PUBLISHED
-from co2ssl.evaluate.label_subsets import LabelSubset, draw_subset, fetched_list, listed_subset, names_of
+from co2ssl.evaluate.label_share import DRAW, DRAWS, PUBLISHED
+from co2ssl.evaluate.label_subsets import (
+    PUBLISHED_HASHES,
+    LabelSubset,
+    draw_subset,
+    fetched_list,
+    list_in,
+    listed_subset,
+    names_of,
+)
 from co2ssl.evaluate.options import LabelledOptions
 from co2ssl.train.checkpoint import save_backbone, write_atomically
 from co2ssl.train.progress import warn
-
-DRAWS = 3
-"""Trainings on a subset whose mean is reported: of CO2, three (as recalled from the paper, unverified)."""
-IMAGENET_CLASSES = 1_000
 
 
 def subsets_of(source: Source, options: LabelledOptions) -> list[LabelSubset | None]:
@@ -35,20 +40,33 @@ def subsets_of(source: Source, options: LabelledOptions) -> list[LabelSubset | N
     Raises:
         UsageError, DataError: as :mod:`co2ssl.evaluate.label_subsets` has it.
     """
-    if options.label_list is not None:
-        share = options.share
-        published = str(options.label_list) == PUBLISHED
-        path = fetched_list(share) if published else Path(options.label_list)
-        return [listed_subset(source, path, share)] * (options.draws or DRAWS)
+    path = label_list(source, options.label_list, options.share)
+    if path is not None:
+        return [listed_subset(source, path, options.share)] * (options.draws or DRAWS)
     if options.share is None:
         return [None] * (options.draws or 1)
-    if source.classes is not None and len(source.classes) == IMAGENET_CLASSES:
-        warn(
-            f"the labelled images are drawn with a seed; the published results on ImageNet have SimCLR's list: "
-            f"--label-list {PUBLISHED}"
-        )
     seeds = range(options.seed, options.seed + (options.draws or DRAWS))
     return [draw_subset(source, options.share, seed=seed) for seed in seeds]
+
+
+def label_list(source: Source, asked: str | Path | None, share: str | None) -> Path | None:
+    """The list that names the labelled images; None: there is none, and a share is drawn with a seed.
+
+    Args:
+        source: labelled images. Of ImageNet's 1 % and 10 %, SimCLR's lists are taken where nothing is asked for.
+        asked: "simclr", "draw", a list, or a folder with SimCLR's two.
+        share: of the labels; None: all of them, or whatever the list names.
+
+    Raises:
+        UsageError, DataError: SimCLR has no list of the share, or it cannot be fetched, or is not in the folder.
+    """
+    if asked is None:
+        return fetched_list(share) if share in PUBLISHED_HASHES and data_called(source.classes) == IMAGENET else None
+    if str(asked) == DRAW:
+        return None
+    if str(asked) == PUBLISHED:
+        return fetched_list(share)
+    return list_in(asked, share) if Path(asked).is_dir() else Path(asked)
 
 
 def keep_drawn_lists(result: Path, source: Source, subsets: Sequence[LabelSubset | None]) -> None:

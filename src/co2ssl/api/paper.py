@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from co2ssl.api.backbones import PIXELS, TORCHVISION, UNTRAINED, Representation
+from co2ssl.api.backbones import DEFAULT_WEIGHTS, IMAGE_SIZE, PIXELS, TORCHVISION, UNTRAINED, WEIGHTS, Representation
 from co2ssl.api.runs import Run, read_run
 from co2ssl.config import load_recipe
 from co2ssl.data.sources.named import IMAGENET_CLASSES, imagenet100_classes
+from co2ssl.evaluate.label_draws import BATCH_SIZE
+from co2ssl.evaluate.label_share import DRAWS
 from co2ssl.evaluate.published import PublishedTable, published
 
 SUPERVISED = "supervised"
@@ -22,8 +24,8 @@ IMAGENET, IMAGENET100, VOC07 = "ImageNet", "ImageNet-100", "VOC07"
 def run_of(representation: Representation) -> Run | None:
     """The run that a representation comes from, or is of the size of; None: it is no run's."""
     text = representation.name.removeprefix(UNTRAINED).removeprefix(PIXELS)
-    of_a_run = representation.kind or (representation.found and not text.startswith((TORCHVISION, "weights:")))
-    return read_run(text) if of_a_run else None
+    named = representation.kind or representation.found
+    return read_run(text) if named and not text.startswith((TORCHVISION, WEIGHTS)) else None
 
 
 def data_called(classes: tuple[str, ...] | None) -> str:
@@ -41,7 +43,7 @@ def voc_called(result: Mapping[str, Any]) -> str:
 
 
 def paper_beside(
-    table: str, representation: Representation, *, data: str, by_another_protocol: str = ""
+    table: str, representation: Representation, *, data: str, weights: str = "", departures: Sequence[str] = ()
 ) -> dict[str, object] | None:
     """What is printed for a representation under a protocol; None: nothing is.
 
@@ -49,7 +51,8 @@ def paper_beside(
         table: of :func:`co2ssl.evaluate.published.published_tables`.
         representation: what was measured. Nothing is printed for one that is not trained, but for training it.
         data: what it was measured on, as :func:`data_called` has it.
-        by_another_protocol: how ours departs from the paper's, in words.
+        weights: which of torchvision's it has.
+        departures: how ours was measured otherwise than the paper's, in words (:func:`measured_otherwise`).
 
     Returns:
         ``value`` (percent), ``metric``, ``data``, ``mark``, ``source``, and ``words``: what sets it apart.
@@ -64,7 +67,8 @@ def paper_beside(
     if found is None:
         return None
     where, number = found
-    words = [number.note, by_another_protocol]
+    words = [number.note, *departures]
+    words.append("" if weights in ("", DEFAULT_WEIGHTS) else f"by the recipe of its time; here the weights {weights}")
     words.append("" if data == where.data else f"on {where.data}; here it is other images")
     if run is not None:
         words += _departures(run, where)
@@ -78,6 +82,27 @@ def paper_beside(
         "source": where.source,
         "words": [text for text in words if text],
     }
+
+
+def measured_otherwise(
+    representation: Representation, result: Mapping[str, Any], *, batch_size: int | None
+) -> list[str]:
+    """In what a measurement is not the paper's, whatever it is of.
+
+    Args:
+        representation: what was measured.
+        result: of the measurement; of several seeds, the first.
+        batch_size: that was asked for; None: the published one, or the largest that there are images for.
+    """
+    words = [str(result["note"])] if result.get("note") else []
+    if representation.image_size != IMAGE_SIZE:
+        words.append(f"at {IMAGE_SIZE} pixels; here at {representation.image_size}")
+    if batch_size not in (None, BATCH_SIZE) and ("draws" in result or "classifiers" in result):
+        words.append(f"in batches of {BATCH_SIZE}; here of {batch_size}")
+    draws = result.get("draws")
+    if result.get("protocol") == "finetune" and isinstance(draws, list) and len(draws) != DRAWS:
+        words.append(f"a mean of {DRAWS} trainings; here of {len(draws)}")
+    return words
 
 
 def _departures(run: Run, table: PublishedTable) -> list[str]:

@@ -20,12 +20,12 @@ from co2ssl.api.images import open_images
 from co2ssl.api.labels import fresh_backbones, keep_drawn_lists, keep_first, require_network, subsets_of
 from co2ssl.api.machine import build_device
 from co2ssl.config import RunOptions, usable_cores
-from co2ssl.data.sources import Source
+from co2ssl.data.sources import FolderSource, Source
 from co2ssl.distributed import gather, is_main
 from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
-from co2ssl.evaluate.feature_key import network_hash
+from co2ssl.evaluate.feature_key import network_hash, source_hash
 from co2ssl.evaluate.feature_store import FeatureStore
-from co2ssl.evaluate.features import Features, labels_of, matched_labels
+from co2ssl.evaluate.features import EvaluationError, Features, labels_of, matched_labels, no_image_of
 from co2ssl.evaluate.finetune import finetune, finetune_settings
 from co2ssl.evaluate.knn import knn
 from co2ssl.evaluate.label_draws import batch_that_fits, small_batch_note
@@ -45,6 +45,7 @@ from co2ssl.evaluate.resumable import Saved
 from co2ssl.evaluate.supervised import supervised, supervised_settings
 from co2ssl.evaluate.voc07 import evaluate_svm, voc_features
 from co2ssl.train.progress import warn
+from co2ssl.version import __version__
 
 Measure: TypeAlias = Callable[[Representation, Any], dict[str, object]]
 
@@ -60,7 +61,9 @@ def measure_knn(representation: Representation, options: KnnOptions) -> dict[str
     device = device_of(options)
     return by_main(
         lambda: {
-            **knn(train, val, k=options.neighbours, temperature=options.temperature, device=device),
+            **knn(
+                train, val, k=options.neighbours, temperature=options.temperature, device=device, quiet=options.quiet
+            ),
             "layer": options.layer,
         }
     )
@@ -72,7 +75,9 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
     val = features_for(representation, asked, options, layer=options.layer)
     if options.fast:
         train = features_for(representation, known, options, layer=options.layer)
-        return by_main(lambda: {**linear_lbfgs(train, val, seed=options.seed), "layer": options.layer})
+        return by_main(
+            lambda: {**linear_lbfgs(train, val, seed=options.seed, quiet=options.quiet), "layer": options.layer}
+        )
     settings = LinearSettings(
         image_size=representation.image_size,
         layer=options.layer,
@@ -83,7 +88,7 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
         precision=representation.precision,
     )
     network = at_layer(representation.backbone.to(device_of(options)), options.layer)
-    hashes = (network_hash(network), known.fingerprint(), asked.fingerprint())
+    key = (network_hash(network), repr(network), repr(settings))
     result = linear_sgd(
         network,
         known,
@@ -92,7 +97,7 @@ def measure_linear(representation: Representation, options: LinearOptions) -> di
         device=device_of(options),
         workers=workers_of(options),
         max_bad_share=options.max_bad_share,
-        saved=saved_for(representation, "linear", options, *hashes, repr(settings)),
+        saved=saved_for(representation, "linear", options, known, asked, *key),
         quiet=options.quiet,
     )
     return {**result, "note": small_batch_note(len(known), options.batch_size)}
@@ -135,14 +140,14 @@ def measure_finetune(representation: Representation, options: FinetuneOptions) -
         head_lr=options.head_lr,
         **_training(representation, options, num_labelled),
     )
-    weights = network_hash(representation.backbone)
+    key = (network_hash(representation.backbone), repr(representation.backbone), repr(settings))
     result = finetune(
         representation.backbone,
         known,
         asked,
         subsets,
         settings,
-        **_running(representation, "finetune", options, known, asked, subsets, f"{weights} {settings}"),
+        **_running(representation, "finetune", options, known, asked, subsets, key),
     )
     return {**result, "labels": options.share, "note": small_batch_note(num_labelled, options.batch_size)}
 
@@ -157,7 +162,8 @@ def measure_supervised(representation: Representation, options: SupervisedOption
     settings = supervised_settings(
         representation.image_size, lr=options.lr, **_training(representation, options, num_labelled)
     )
-    weights = network_hash(fresh(options.seed))
+    network = fresh(options.seed)
+    weights = network_hash(network)
     kept = (
         result_path(representation, "supervised", options).with_suffix(".safetensors") if representation.home else None
     )
@@ -168,7 +174,9 @@ def measure_supervised(representation: Representation, options: SupervisedOption
         subsets,
         settings,
         keep=partial(keep_first, kept),
-        **_running(representation, "supervised", options, known, asked, subsets, f"{weights} {settings}"),
+        **_running(
+            representation, "supervised", options, known, asked, subsets, (weights, repr(network), repr(settings))
+        ),
     )
     # The weights that a run has were not looked at.
     return {
@@ -202,8 +210,10 @@ def labelled_pair(options: PairOptions, listing_folder: Path | None = None) -> t
     """
     train = open_images(options.train, "train", listing_folder=listing_folder)
     val = open_images(options.val, "val", listing_folder=listing_folder)
+    if isinstance(train, FolderSource) and train.classes_without_images:
+        raise EvaluationError(no_image_of(train.name, train.classes_without_images))
     matched_labels(labels_of(train), labels_of(val))
-    if train.fingerprint() == val.fingerprint():
+    if source_hash(train) == source_hash(val):
         warn(
             f"{train.name} and {val.name} are the same images, so every image finds itself: "
             "this is no measure of accuracy"
@@ -240,15 +250,31 @@ def result_path(representation: Representation, protocol: str, options: Evaluati
 
 def result_name(protocol: str, options: EvaluationOptions) -> str:
     """The name of a result: the protocol, and what tells it from others of that."""
-    return "-".join(part for part in (protocol, options.result_name) if part)
+    looking = options.changed(image_size="image-size", precision="", feature_dtype="")
+    return "-".join(part for part in (protocol, options.result_name, *looking) if part)
 
 
-def saved_for(representation: Representation, protocol: str, options: EvaluationOptions, *key: str) -> Saved | None:
-    """Where a long measurement stands on the disk, as far as it is of this key; None where nothing is kept."""
+def saved_for(
+    representation: Representation, protocol: str, options: EvaluationOptions, train: Source, val: Source, *key: str
+) -> Saved | None:
+    """Where a long measurement stands on the disk, as far as it is of these images and this key.
+
+    Args:
+        representation: where to look.
+        protocol: its name.
+        options: what the file is called by.
+        train: what is learnt from: other pixels or labels of the same names are other images.
+        val: what is measured on.
+        *key: whatever else the numbers follow from.
+
+    Returns:
+        None where nothing is kept.
+    """
     if representation.home is None:
         return None
     path = result_path(representation, protocol, options)
-    return Saved(path.with_suffix(".partial.ckpt"), key=_hash(*key))
+    parts = (__version__, source_hash(train), source_hash(val), *key)
+    return Saved(path.with_suffix(".partial.ckpt"), key=_hash(*parts))
 
 
 def _training(representation: Representation, options: LabelledOptions, num_labelled: int) -> dict[str, Any]:
@@ -269,19 +295,18 @@ def _running(
     known: Source,
     asked: Source,
     subsets: Sequence[LabelSubset | None],
-    key: str,
+    key: Sequence[str],
 ) -> dict[str, Any]:
     """Where and how a training on labels runs; its drawn subsets are written down."""
     if representation.home is not None:
         keep_drawn_lists(result_path(representation, protocol, options), known, subsets)
     parts = (str(None if subset is None else subset.described()) for subset in subsets)
-    keys = (key, str(options.seed), known.fingerprint(), asked.fingerprint(), *parts)
     return {
         "seed": options.seed,
         "device": device_of(options),
         "workers": workers_of(options),
         "max_bad_share": options.max_bad_share,
-        "saved": saved_for(representation, protocol, options, *keys),
+        "saved": saved_for(representation, protocol, options, known, asked, *key, str(options.seed), *parts),
         "quiet": options.quiet,
     }
 
@@ -301,10 +326,23 @@ def workers_of(options: EvaluationOptions) -> int:
 
 
 def by_main(compute: Callable[[], dict[str, object]]) -> dict[str, object]:
-    """What the main process computes, on every process. It must be plain enough for JSON."""
-    result = list(json.dumps(compute()).encode()) if is_main() else []
-    told: dict[str, object] = json.loads(bytes(gather(torch.tensor(result, dtype=torch.uint8)).tolist()))
-    return told
+    """What the main process computes, on every process. It must be plain enough for JSON.
+
+    Raises:
+        EvaluationError: it cannot be computed; on every process, so that none waits for the others.
+    """
+    outcome: dict[str, Any] = {}
+    if is_main():
+        try:
+            outcome = {"result": compute()}
+        except EvaluationError as error:
+            outcome = {"error": str(error)}
+    sent = list(json.dumps(outcome).encode()) if is_main() else []
+    told: dict[str, Any] = json.loads(bytes(gather(torch.tensor(sent, dtype=torch.uint8)).tolist()))
+    if "error" in told:
+        raise EvaluationError(told["error"])
+    result: dict[str, object] = told["result"]
+    return result
 
 
 def _home(representation: Representation) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from co2ssl.api.images import open_images
 from co2ssl.api.protocols import MEASURES, by_main, result_path
 from co2ssl.data.sources import Source
 from co2ssl.data.voc import voc_split
-from co2ssl.distributed import is_main
+from co2ssl.distributed import is_main, world_size
 from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
 from co2ssl.evaluate.feature_key import network_hash, source_hash
-from co2ssl.evaluate.options import LabelledOptions, SvmOptions
+from co2ssl.evaluate.label_draws import BATCH_SIZE, fitting
+from co2ssl.evaluate.label_share import share_of
+from co2ssl.evaluate.options import LabelledOptions, LinearOptions, SvmOptions
 from co2ssl.train.checkpoint import write_atomically
 from co2ssl.version import __version__
 
@@ -40,12 +44,15 @@ def measure(protocol: str, representation: Representation, options: EvaluationOp
     """
     device = next((tensor.device for tensor in representation.backbone.parameters()), None)
     opened = with_sources(options, representation.home)
+    key = result_key(protocol, representation, opened)
+    if representation.home is not None:
+        set_aside(result_path(representation, protocol, options), key)
     result = {
         "representation": representation.name,
         "weights": network_hash(representation.backbone),
         "version": __version__,
         "settings": settings_of(options),
-        "key": result_key(protocol, representation, opened),
+        "key": key,
         **MEASURES[protocol](representation, opened),
     }
     if device is not None:
@@ -67,14 +74,34 @@ def kept_result(protocol: str, representation: Representation, options: Evaluati
     path = result_path(representation, protocol, options)
 
     def read() -> dict[str, object]:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            # Not there, or cut short by hand: whatever cannot be read is measured anew.
-            return {}
-        return found if isinstance(found, dict) and found.get("key") == key else {}
+        found = (_read(place) for place in (path, _aside(path, key)))
+        return next((one for one in found if one.get("key") == key), {})
 
     return by_main(read) or None
+
+
+def set_aside(path: Path, key: str) -> None:
+    """Give the result at ``path`` a name with its key in it, where that is another; the main process does.
+
+    So ``knn.json`` is the last measurement, and one of other images or weights is not lost when it is made. Weights and
+    lists that a training left beside its result go with it.
+    """
+    old = _read(path) if is_main() else {}
+    own = old.get("key")
+    if not isinstance(own, str) or own == key:
+        return
+    for beside in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")):
+        ending = beside.name.removeprefix(path.stem)
+        if ending.startswith((".json", ".safetensors", ".seed-")):
+            beside.replace(beside.with_name(f"{path.stem}.{own}{ending}"))
+    if isinstance(trained := old.get("trained"), str):
+        moved = Path(trained).with_name(f"{path.stem}.{own}.safetensors")
+        write_result(_aside(path, own), {**old, "trained": str(moved)})
+
+
+def key_of_all(measurements: Mapping[str, Mapping[str, object]]) -> str:
+    """The key of a table of several measurements."""
+    return _hash(json.dumps([[name, one["key"]] for name, one in measurements.items()]).encode())
 
 
 def result_key(protocol: str, representation: Representation, options: EvaluationOptions) -> str:
@@ -89,7 +116,23 @@ def result_key(protocol: str, representation: Representation, options: Evaluatio
     settings = {name: plain(getattr(options, name)) for name in type(options).model_fields if name not in passed_over}
     how = [representation.image_size, representation.resize, representation.precision]
     parts = [protocol, __version__, network_hash(representation.backbone), repr(representation.backbone), how, settings]
-    return _hash(json.dumps([*parts, _data_hashes(options)], sort_keys=True).encode())
+    return _hash(json.dumps([*parts, _small_batch(options), _data_hashes(options)], sort_keys=True).encode())
+
+
+def _small_batch(options: EvaluationOptions) -> int | None:
+    """Images in a batch of all that there are, which has to divide among the processes; None: that is not so."""
+    if not isinstance(options, LabelledOptions | LinearOptions) or options.batch_size is not None:
+        return None
+    share = None
+    if isinstance(options, LabelledOptions):
+        share = options.share
+        if share is None and options.label_list is not None:
+            # How many images a list names is not known here.
+            return -world_size()
+    elif options.fast:
+        return None
+    images = len(options.train) if share is None else int(share_of(share) * len(options.train))
+    return None if images >= BATCH_SIZE else fitting(images)
 
 
 def with_sources(options: EvaluationOptions, listing_folder: Path | None = None) -> EvaluationOptions:
@@ -121,6 +164,19 @@ def write_result(path: Path, result: dict[str, object]) -> None:
     if is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write(json.dumps(result, indent=2).encode() + b"\n"))
+
+
+def _aside(path: Path, key: str) -> Path:
+    return path.with_name(f"{path.stem}.{key}.json")
+
+
+def _read(path: Path) -> dict[str, object]:
+    """A result; empty where there is none, or it was cut short by hand."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _data_hashes(options: EvaluationOptions) -> list[str]:

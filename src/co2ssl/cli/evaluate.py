@@ -40,11 +40,11 @@ def run(words: list[str]) -> None:
         examples=model.examples,
         groups={_SHARED: "Of other protocols too."},
     )
-    from co2ssl.api.evaluation import evaluate, in_words
+    from co2ssl.api.evaluation import PATIENCE, evaluate, in_words
     from co2ssl.distributed import is_main, process_group
 
     chosen = {name: values[name] for name in given(rest, list(model.model_fields)) if name not in model.positional}
-    with process_group():
+    with process_group(patience=PATIENCE):
         result = evaluate(protocol, values["backbone"], *(values[name] for name in model.positional), **chosen)
         if is_main():
             print(json.dumps(result, indent=2) if values["json"] else in_words(result))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from co2ssl.errors import UsageError
 from co2ssl.evaluate.base_options import Count, EvaluationOptions, Seed
+from co2ssl.evaluate.label_share import DRAW, PUBLISHED
 
 
 class AllOptions(EvaluationOptions):
@@ -17,7 +19,7 @@ class AllOptions(EvaluationOptions):
     examples: ClassVar[tuple[str, ...]] = (
         "co2ssl evaluate all runs/r imagenette/                           # what these images permit, in one table",
         "co2ssl evaluate all untrained:runs/r imagenette/",
-        "co2ssl evaluate all runs/r imagenet:PATH --voc VOCdevkit --full --label-list simclr --seeds 3",
+        "co2ssl evaluate all runs/r imagenet:PATH --voc VOCdevkit --full --seeds 3",
     )
     # From Python also a source, or a data set: whatever ``pretrain`` takes.
     data: Any
@@ -34,11 +36,24 @@ class AllOptions(EvaluationOptions):
     """Also linear as published: 100 epochs of SGD on random crops."""
     supervised: bool = False
     """Also the same architecture trained from fresh weights, on all the labels, 1 % and 10 %."""
-    label_list: Literal["simclr"] | None = None
-    """simclr: of ImageNet, SimCLR's lists for 1 % and 10 %, which are fetched, instead of seeded draws."""
+    label_list: str | Path | None = None
+    """simclr, SimCLR's lists; a folder that holds them; or draw, with seeds. None: of ImageNet simclr, else draw."""
     seeds: Count | None = None
     """Seeds for whatever is random: mean and standard deviation. None: 1; with few labels 3 as in the paper."""
     seed: Seed = 0
     """The first of them."""
     batch_size: Annotated[int, Field(ge=2)] | None = None
     """Images in a batch of what SGD trains, over all processes; of fewer labelled ones, all. None: 256."""
+
+    def check(self) -> None:
+        """Refuse a single list, which is of one share.
+
+        Raises:
+            UsageError: it is none of the words, and no folder.
+        """
+        if self.label_list is None or str(self.label_list) in (PUBLISHED, DRAW) or Path(self.label_list).is_dir():
+            return
+        raise UsageError(
+            f"--label-list {self.label_list} is neither {PUBLISHED} nor {DRAW} nor a folder: give one that holds "
+            "SimCLR's 1percent.txt and 10percent.txt; a list of your own is measured by finetune"
+        )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from co2ssl.data.decoding import BadImage
-from co2ssl.data.sources import Source
+from co2ssl.data.sources import FileSource, Source, Subset
 from co2ssl.evaluate.features import Precision
 from co2ssl.evaluate.frozen import named_tensors
 from co2ssl.version import __version__
@@ -30,8 +30,8 @@ class FeatureKey:
         weights: hash of every parameter and buffer of the network (:func:`network_hash`).
         architecture: hash of what the network prints of itself.
         data: the source's fingerprint.
-        sample: hash of the pixels of some of its images: a fingerprint may be of names alone, and two sizes of one
-            data set have the same names.
+        sample: hash of the sizes of its files and of the pixels of some of its images: a fingerprint may be of names
+            alone, and two sizes of one data set have the same names.
         num_images: how many.
         image_size: side of the centre crop, pixels.
         resize: short side before it, pixels.
@@ -94,14 +94,14 @@ def network_hash(network: nn.Module) -> str:
 
 
 def source_hash(source: Source) -> str:
-    """Sixteen hex digits of a source: its fingerprint, the pixels of some of its images, and its labels."""
+    """Sixteen hex digits of a source: its fingerprint, its files' sizes, the pixels of some images, and its labels."""
     labels = b"" if source.labels is None else np.ascontiguousarray(source.labels).tobytes()
     named = json.dumps([source.fingerprint(), len(source), _sample_hash(source), source.classes])
     return _hash(named.encode("utf-8", "surrogateescape") + labels)
 
 
 def _sample_hash(source: Source) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_sizes_hash(source).encode())
     for place in np.unique(np.linspace(0, max(0, len(source) - 1), SAMPLED_IMAGES).astype(np.int64))[: len(source)]:
         try:
             image = source.load(int(place))
@@ -110,6 +110,13 @@ def _sample_hash(source: Source) -> str:
         digest.update(f"{place} {image.shape} ".encode())
         digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()[:16]
+
+
+def _sizes_hash(source: Source) -> str:
+    """Of the files that the images are in, or that a set has which these are a part of; empty: they are in none."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source.sizes_hash() if isinstance(source, FileSource) else ""
 
 
 def _hash(content: bytes) -> str:

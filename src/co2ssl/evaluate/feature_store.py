@@ -6,9 +6,11 @@ there; what has been damaged since is found by its checksum.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from co2ssl.data.decoding import BadImage
 from co2ssl.data.sources import Source
 from co2ssl.distributed import barrier, is_main
 from co2ssl.errors import UserError
@@ -43,13 +46,25 @@ class FeatureStore:
         self.folder = Path(folder)
 
     def load(self, key: FeatureKey, source: Source) -> Features | None:
-        """The features that lie there, mapped; None where there are none, or (said in a warning) they are damaged.
+        """The features that lie there, mapped; None where they have to be made.
 
-        Labels are read from ``source``, not from the folder.
+        That is where there are none, or (said in a warning) they are damaged, or an image can be read by now that
+        could not when they were made. Labels are read from ``source``, not from the folder.
 
         Raises:
             EvaluationError: the file with this name is of other weights or images: somebody put it there.
+            UserError: it is there and may not be read.
         """
+        found = self._mapped(key, source)
+        if found is not None and _more_readable(found, source):
+            warn(
+                f"images of {source.name} that could not be read when {self._path(key)} was made can be read now: "
+                "the features are extracted again"
+            )
+            return None
+        return found
+
+    def _mapped(self, key: FeatureKey, source: Source) -> Features | None:
         about, path = self._about(key), self._path(key)
         if not about.is_file():
             return None
@@ -77,7 +92,7 @@ class FeatureStore:
             for _ in batches:
                 pass
         barrier()
-        found = self.load(key, source)
+        found = self._mapped(key, source)
         if found is None:
             raise EvaluationError(
                 f"{self._path(key)} has been written and cannot be read back by every process: "
@@ -138,15 +153,44 @@ def _opened(path: Path, about: Path, key: FeatureKey, source: Source) -> Feature
             f"Remove it and {about.name}, or evaluate with --no-cache"
         )
     try:
-        found: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
+        found = _opened_map(path)
         whole = found.shape == shape and found.dtype == np.dtype(key.dtype) and _checksum(path) == checksum
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         raise _DamagedError("it is gone, or cut short") from None
+    except OSError as error:
+        raise UserError(f"cannot read the features in {path}: {error.strerror}. Evaluate with --no-cache") from error
     if not whole:
         raise _DamagedError("its content has changed")
     index = np.setdiff1d(np.arange(len(source)), left_out, assume_unique=True)
-    # Mapped privately and writable: torch does not take what it might not write to, and nothing reaches the file.
-    return features_of(source, torch.from_numpy(found), torch.from_numpy(index))
+    with warnings.catch_warnings():
+        # torch warns of what it might write to. No protocol does.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        features = torch.from_numpy(found)
+    return features_of(source, features, torch.from_numpy(index))
+
+
+def _opened_map(path: Path) -> NDArray[Any]:
+    """The numbers, mapped privately and writable: whoever writes to them changes a copy."""
+    try:
+        found: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        # What might be copied is counted as memory, and the file is larger than that: it can be read all the same.
+        found = np.lib.format.open_memmap(path, mode="r")
+    return found
+
+
+def _more_readable(found: Features, source: Source) -> bool:
+    """Whether an image without features can be read by now."""
+    left_out = np.setdiff1d(np.arange(len(source)), found.index.numpy(), assume_unique=True)
+    for place in left_out.tolist():
+        try:
+            source.load(place)
+        except BadImage:
+            continue
+        return True
+    return False
 
 
 def _write_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -285,9 +285,7 @@ def matched_labels(train: Features | Labels, val: Features | Labels) -> tuple[Te
     counts = torch.bincount(train.labels, minlength=len(train.classes)).tolist()
     empty = [name for name, count in zip(train.classes, counts, strict=True) if count == 0]
     if empty:
-        raise EvaluationError(
-            f"{train.source} has no image of {_listed(empty)}: add images of it, or take the class out"
-        )
+        raise EvaluationError(no_image_of(train.source, empty))
     unknown = [name for name in val.classes if name not in train.classes]
     if unknown:
         raise EvaluationError(
@@ -298,6 +296,11 @@ def matched_labels(train: Features | Labels, val: Features | Labels) -> tuple[Te
     return train.labels, numbering[val.labels], train.classes
 
 
-def _listed(names: list[str] | tuple[str, ...], most: int = 8) -> str:
+def no_image_of(source: str, classes: Sequence[str]) -> str:
+    """What is wrong with images to learn from that do not show every class."""
+    return f"{source} has no image of {_listed(classes)}: add images of it, or take the class out"
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
     shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

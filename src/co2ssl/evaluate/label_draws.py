@@ -123,7 +123,7 @@ def batch_that_fits(num_images: int) -> int:
     note = small_batch_note(num_images)
     if note is not None:
         warn(note)
-    return _fitting(num_images)
+    return fitting(num_images)
 
 
 def small_batch_note(num_images: int, asked: int | None = None) -> str | None:
@@ -132,12 +132,13 @@ def small_batch_note(num_images: int, asked: int | None = None) -> str | None:
         return None
     return (
         f"{num_images} labelled images are fewer than the published batch of {BATCH_SIZE}: each epoch is one step on "
-        f"{_fitting(num_images)} of them, at learning rates for {BATCH_SIZE}; a --batch-size with rates of its own may "
+        f"{fitting(num_images)} of them, at learning rates for {BATCH_SIZE}; a --batch-size with rates of its own may "
         "suit better"
     )
 
 
-def _fitting(num_images: int) -> int:
+def fitting(num_images: int) -> int:
+    """The published batch; of fewer images, as many of them as divide among the processes."""
     return BATCH_SIZE if num_images >= BATCH_SIZE else max(num_images - num_images % world_size(), 1)
 
 

@@ -8,6 +8,10 @@ from co2ssl.errors import UsageError
 
 PUBLISHED = "simclr"
 """In the place of a path to a list of images: one of SimCLR's two, which are fetched and checked."""
+DRAW = "draw"
+"""In the same place: no list, a draw with a seed."""
+DRAWS = 3
+"""Trainings on a share of the labels whose mean is reported: of CO2, three (as recalled from the paper, unverified)."""
 
 
 def share_of(labels: str) -> Fraction:

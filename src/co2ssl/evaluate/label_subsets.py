@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from co2ssl.data.sources import DataError, FileSource, Source
 from co2ssl.distributed import barrier, is_main
 from co2ssl.errors import UsageError
-from co2ssl.evaluate.label_share import share_of
+from co2ssl.evaluate.label_share import DRAW, share_of
 
 PUBLISHED_HASHES = {
     "1%": "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
@@ -153,22 +153,42 @@ def fetched_list(labels: str | None) -> Path:
         UsageError: there is no list of that share, or none was said.
         DataError: it cannot be fetched, or is another.
     """
+    share = _published_share(labels)
+    path = Path(torch.hub.get_dir()) / "co2ssl" / f"simclr-{_NAMES[share]}"
+    if is_main() and not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        url = _URL + _NAMES[share]
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=PUBLISHED_HASHES[share], progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise DataError(
+                f"SimCLR's list cannot be fetched from {url} ({error}). Fetch it elsewhere and give --label-list PATH, "
+                f"or draw images with a seed instead: --label-list {DRAW}"
+            ) from error
+    barrier()
+    return path
+
+
+def list_in(folder: str | Path, labels: str | None) -> Path:
+    """SimCLR's list of "1%" or "10%" in a folder that holds them, as text or compressed by gzip.
+
+    Raises:
+        UsageError: there is no list of that share, or none was said.
+        DataError: it is not there.
+    """
+    name = _NAMES[_published_share(labels)]
+    found = next((path for ending in ("", ".gz") if (path := Path(folder) / f"{name}{ending}").is_file()), None)
+    if found is None:
+        raise DataError(f"the folder {folder} has no {name}, nor {name}.gz: give one with SimCLR's lists, or one list")
+    return found
+
+
+def _published_share(labels: str | None) -> str:
     if labels not in PUBLISHED_HASHES:
         said = "" if labels is None else f", none of {labels}"
         choice = " or ".join(f"--labels {known}" for known in PUBLISHED_HASHES)
         raise UsageError(f"SimCLR has lists of {' and '.join(PUBLISHED_HASHES)}{said}: say {choice}")
-    path = Path(torch.hub.get_dir()) / "co2ssl" / f"simclr-{_NAMES[labels]}"
-    if is_main() and not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        url = _URL + _NAMES[labels]
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=PUBLISHED_HASHES[labels], progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            raise DataError(
-                f"SimCLR's list cannot be fetched from {url} ({error}). Fetch it elsewhere and give --label-list PATH"
-            ) from error
-    barrier()
-    return path
+    return labels
 
 
 def names_of(source: Source, subset: LabelSubset) -> list[str]:

@@ -205,11 +205,12 @@ class LabelTraining:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """Everything that the steps to come follow from."""
+        """Everything that the steps to come follow from; every process calls it, and gets the same."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "loss": self._loss,
+            # Each process goes on from the mean of all: one file has no room for each one's own.
+            "loss": all_reduce_sum(self._loss) / world_size(),
             "step": self.step,
             "seconds": self.seconds,
         }

@@ -13,7 +13,7 @@ from pydantic import Field
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.base_options import Count, EvaluationOptions, Layer, PairOptions, Positive, Seed
-from co2ssl.evaluate.label_share import PUBLISHED, share_of
+from co2ssl.evaluate.label_share import DRAW, DRAWS, PUBLISHED, share_of
 
 SGD_ONLY = ("lr", "epochs", "batch_size")
 """Options of the published linear protocol that its fast form has no use for."""
@@ -81,8 +81,9 @@ class LinearOptions(PairOptions):
 
     @property
     def result_name(self) -> str:
-        """``fast``; layer, learning rates, epochs and seed, where they are not the usual ones."""
-        return "-".join(["fast"] * self.fast + self.changed(layer="", lr="lr", epochs="epochs", seed="seed"))
+        """``fast``; layer, learning rates, epochs, batch and seed, where they are not the usual ones."""
+        told = self.changed(layer="", lr="lr", epochs="epochs", batch_size="batch-size", seed="seed")
+        return "-".join(["fast"] * self.fast + told)
 
 
 class LabelledOptions(PairOptions):
@@ -94,7 +95,7 @@ class LabelledOptions(PairOptions):
     labels: str | None = None
     """Share of the training images whose labels are used, the same number of every class: 1%, 10%, or another."""
     label_list: str | Path | None = None
-    """Instead of a seeded draw: a file that names these images, one a line (.txt, .txt.gz); simclr fetches SimCLR's."""
+    """A file that names these images, one a line; simclr, SimCLR's list; draw. None: of ImageNet simclr, else draw."""
     draws: Count | None = None
     """Trainings, each with a draw and a seed of its own; their mean is reported. None: 3, of all the labels 1."""
     epochs: Count
@@ -116,6 +117,8 @@ class LabelledOptions(PairOptions):
         """
         if self.labels is not None:
             share_of(self.labels)
+        if self.share is None and str(self.label_list) == DRAW:
+            raise UsageError(f"--label-list {DRAW} draws a share of the images: say which with --labels.")
         unused = [f"--{name.replace('_', '-')}" for name in self.no_use if name in self.model_fields_set]
         if unused:
             raise UsageError(f"leave {', '.join(unused)} out: the network is trained, and no features are kept.")
@@ -131,16 +134,18 @@ class LabelledOptions(PairOptions):
         share = [] if self.share is None else [self.share.replace("%", "percent")]
         listed = [] if self.label_list is None else [Path(self.label_list).name.removesuffix(".gz")]
         told = self.changed(**{name: name.replace("_", "-") for name in self.naming})
-        return "-".join([*share, *(name.removesuffix(".txt") for name in listed), *told])
+        usual = 1 if self.share is None and self.label_list is None else DRAWS
+        draws = [] if self.draws in (None, usual) else [f"draws-{self.draws}"]
+        return "-".join([*share, *(name.removesuffix(".txt") for name in listed), *told, *draws])
 
 
 class FinetuneOptions(LabelledOptions):
     """Of ``finetune``."""
 
-    naming = ("epochs", "backbone_lr", "head_lr", "weight_decay")
+    naming = ("epochs", "backbone_lr", "head_lr", "weight_decay", "batch_size", "seed")
     examples = (
         "co2ssl evaluate finetune runs/r imagenette/train imagenette/val --labels 10% --batch-size 64",
-        "co2ssl evaluate finetune runs/r imagenet/train imagenet/val --labels 1% --label-list simclr",
+        "co2ssl evaluate finetune runs/r imagenet/train imagenet/val --labels 1%",
     )
     epochs: Count = 20
     """Passes over the labelled images; the learning rates fall to a fifth after 60 and 80 hundredths of them."""
@@ -154,14 +159,14 @@ class FinetuneOptions(LabelledOptions):
     @property
     def share(self) -> str | None:
         """1% where neither a share nor a list of one's own is given."""
-        own_list = self.label_list is not None and str(self.label_list) != PUBLISHED
+        own_list = self.label_list is not None and str(self.label_list) not in (PUBLISHED, DRAW)
         return self.labels if self.labels is not None or own_list else "1%"
 
 
 class SupervisedOptions(LabelledOptions):
     """Of ``supervised``."""
 
-    naming = ("epochs", "lr", "weight_decay")
+    naming = ("epochs", "lr", "weight_decay", "batch_size", "seed")
     examples = (
         "co2ssl evaluate supervised runs/r imagenette/train imagenette/val    # the run's architecture, fresh weights",
         "co2ssl evaluate supervised untrained:torchvision:resnet50 imagenet/train imagenet/val --out results/r50",

@@ -74,6 +74,7 @@ class FileSource:
         self.labels = labels
         self.classes = classes
         self._place = os.path.abspath(folder)
+        self._sizes: str | None = None
 
     def __len__(self) -> int:
         """How many images."""
@@ -90,3 +91,19 @@ class FileSource:
     def fingerprint(self) -> str:
         """A hash of the paths as they were given (not of what is in the files)."""
         return hash_arrays(self.paths.text, self.paths.ends)
+
+    def sizes_hash(self) -> str:
+        """A hash of how many bytes each file has, looked up once: it changes with nearly every change of a file."""
+        if self._sizes is None:
+            place = os.fsencode(self._place)
+            sizes = (_size(os.path.join(place, path)) for path in self.paths)
+            self._sizes = hash_arrays(np.fromiter(sizes, dtype=np.int64, count=len(self)))
+        return self._sizes
+
+
+def _size(path: bytes) -> int:
+    """Bytes; -1 where there is no such file, or it may not be asked."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

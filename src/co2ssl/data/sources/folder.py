@@ -52,6 +52,14 @@ class FolderSource(FileSource):
         if kept is None and kept_in is not None and is_main() and os.access(kept_in, os.W_OK):
             self.keep_listing(kept_in)
 
+    @property
+    def classes_without_images(self) -> tuple[str, ...]:
+        """Where first-level folders are classes, those below which there is no image: no label is theirs."""
+        if self.classes is None:
+            return ()
+        first_level = (os.fsdecode(folder) for folder in self.listing.folders if folder and b"/" not in folder)
+        return tuple(sorted(set(first_level) - set(self.classes)))
+
     def keep_listing(self, folder: str | Path) -> None:
         """Write down in ``folder`` which files there are, for the next start. Raises :class:`DataError`."""
         write_listing(self.listing, Path(folder), self.folder, self.only)
