@@ -85,10 +85,12 @@ def carry_out(
         found |= measure(str(runs / planned.name), data)
         return write(path, found, {runs / planned.name: "RUN", data: "DATA"})
     folder = runs / planned.name
+    # As they are when training begins, or goes on: what is committed meanwhile did not train this run.
+    where = surroundings(module, ["DATA"])
     # A run that tunes something is not even given a folder that has val in it.
     train(planned, data=data if on_val else data / "train", folder=folder)
     result = {"name": planned.name, "asked": {"recipe": planned.recipe, **planned.options}}
-    result |= surroundings(module, [])
+    result |= where
     result |= {"pretrain": shlex.join(["co2ssl", *planned.words(Path("DATA"), Path("RUN"))]), **curves(folder)}
     if on_val:
         result |= measure(str(folder), data)

@@ -11,28 +11,37 @@ import pytest
 
 from benchmarks.page import fill_in
 from benchmarks.pilot import run
-from benchmarks.pilot.paired import paired_difference
-from benchmarks.pilot.report import main
-from benchmarks.pilot.settings import PAIRED, SHORT, paired_name
+from benchmarks.pilot.cost import recipe_fields
+from benchmarks.pilot.paired import paired_difference, verdict
+from benchmarks.pilot.report import HERE, PAGE, main
+from benchmarks.pilot.settings import PAIRED, SHORT, best_of, paired_name
+from co2ssl.config import load_recipe
 
 PLACES = ("pairs", "differences", "negatives", "short", "cost", "runs")
 
 
+SURE, OPPOSITE, HINT, SMALL, MIXED = (2.9, 3.0, 3.1), (-2.9, -3.0, -3.1), (1.0, 3.0, 5.0), (0.1, 1.0, 1.9), (-1, 5, 5)
+
+
 @pytest.mark.parametrize(
-    ("values", "verdict"),
+    ("knn", "linear", "word"),
     [
-        ((2.9, 3.0, 3.1), "leaves out zero"),
-        ((-2.9, -3.0, -3.1), "leaves out zero"),
-        ((1.0, 3.0, 5.0), "a hint"),
-        ((0.1, 1.0, 1.9), "nothing"),
-        ((-1.0, 5.0, 5.0), "nothing"),
-        ((4.0,), "one pair"),
+        (SURE, SURE, "an effect: it helps"),
+        (OPPOSITE, OPPOSITE, "an effect: it hurts"),
+        (SURE, HINT, "unclear: kNN alone"),
+        (SMALL, OPPOSITE, "unclear: linear alone"),
+        (SURE, OPPOSITE, "unclear: kNN, linear alone"),
+        (HINT, MIXED, "a hint (kNN)"),
+        (HINT, HINT, "a hint (kNN, linear)"),
+        (SMALL, MIXED, "nothing"),
+        # Two pairs are no three, whatever they say.
+        (SURE[:2], SURE[:2], "too few pairs"),
+        (HINT[:1], HINT, "too few pairs"),
     ],
 )
-def test_the_plans_words(values: tuple[float, ...], verdict: str) -> None:
-    found = paired_difference(values)
-    assert found is not None
-    assert found.verdict == verdict
+def test_the_plans_words(knn: tuple[float, ...], linear: tuple[float, ...], word: str) -> None:
+    found = {"kNN": paired_difference(knn), "linear": paired_difference(linear)}
+    assert verdict({name: one for name, one in found.items() if one is not None}) == word
 
 
 def test_students_interval() -> None:
@@ -47,9 +56,31 @@ def test_students_interval() -> None:
 def test_the_runs_of_the_plan() -> None:
     assert (len(PAIRED), len(SHORT)) == (12, 12)
     assert len({planned.name for planned in (*PAIRED, *SHORT)}) == 24
+    # As the papers have them: augmentation, temperature, and a hidden layer as wide as the features.
+    for planned in PAIRED:
+        v2 = planned.recipe.startswith("moco-v2")
+        recipe = load_recipe(planned.recipe, overrides=recipe_fields(planned.options)).recipe
+        assert (recipe.views, recipe.temperature) == (("moco-v2", 0.2) if v2 else ("moco-v1", 0.07))
+        assert recipe.head_hidden == (256 if v2 else None)
+        term = (0.3, 0.05) if v2 else (10.0, 0.04)
+        if planned.recipe.endswith("+co2"):
+            assert (recipe.consistency_weight, recipe.consistency_temperature) == term
+            assert recipe.consistency_ramp_epochs == 0
+        else:
+            assert recipe.consistency_weight == 0
     # The two of a pair are given the same options; only the recipe has the term.
     pairs = Counter((planned.recipe.removesuffix("+co2"), str(planned.options)) for planned in PAIRED)
     assert set(pairs.values()) == {2}
+
+
+def test_the_best_short_setting_at_full_length() -> None:
+    for name, changed in (("alpha-1", {"consistency_weight": 1.0}), ("ramp-20", {"consistency_ramp_epochs": 60})):
+        for seed, planned in enumerate(best_of(f"short-{name}")):
+            plain = next(one for one in PAIRED if one.name == f"moco-seed-{seed}")
+            assert planned.recipe == "moco-small-64+co2"
+            assert planned.options == {**plain.options, **changed}
+    with pytest.raises(ValueError, match="no short run with the term"):
+        best_of("short-plain")
 
 
 def made_up(planned: Any, top1: float) -> dict[str, Any]:
@@ -74,7 +105,8 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     for planned in (*PAIRED, *SHORT):
         top1 = 0.5 + 0.03 * planned.recipe.endswith("+co2")
         (tmp_path / "results" / f"{planned.name}.json").write_text(json.dumps(made_up(planned, top1)))
-    cost = {method: {"without_ms": 100.0, "with_ms": 103.0, "ratio": 1.03} for method in ("moco", "moco-v2")}
+    times = {"unwatched_ms": 98.0, "without_ms": 100.0, "with_ms": 103.0, "ratio": 1.03, "ratio_to_unwatched": 1.051}
+    cost = dict.fromkeys(("moco", "moco-v2"), times)
     (tmp_path / "cost.json").write_text(json.dumps({"result": cost}))
     page = tmp_path / "pilot.md"
     page.write_text("# Pilot\n\n" + "".join(f"{name}:\n<!-- {name} -->\n<!-- end -->\nafter\n" for name in PLACES))
@@ -82,19 +114,33 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     text = page.read_text()
     assert "| moco | kNN | +3.0, +3.0, +3.0 | +3.0 |" in text
     assert "| moco-v2 + CO2 | 53.0 | 53.0 | 53.0 | 63.0 |" in text
+    assert "| moco | kNN | +3.0, +3.0, +3.0 | +3.0 | +3.0 to +3.0 | an effect: it helps |" in text
     assert "| alpha-1 | consistency_weight 1.0 | 53.0 | 5.00 | 0.500 | 7 |" in text
     assert "| moco + CO2 | before | 0.200 | 0.100 | 0.900 | 10.0 % | 32.1 % | 30.0 % |" in text
-    assert "| moco | 100.0 | 103.0 | 1.030 |" in text
+    assert "| moco | 98.0 | 100.0 | 103.0 | 1.030 | 1.051 |" in text
     assert text.count("after\n") == len(PLACES)
     assert {path.name for path in (tmp_path / "pilot").iterdir()} == {
         f"{name}.png" for name in ("differences", "curves", "negatives", "short")
     }
     main(tmp_path, page)
     assert page.read_text() == text
+    # The best setting is compared with the plain runs.
+    for planned in best_of("short-alpha-1"):
+        (tmp_path / "results" / f"{planned.name}.json").write_text(json.dumps(made_up(planned, 0.45)))
+    main(tmp_path, page)
+    assert "| moco, alpha-1 | kNN | -5.0, -5.0, -5.0 | -5.0 |" in page.read_text()
+    assert "| moco, alpha-1 + CO2 | 45.0 | 45.0 | 45.0 | 55.0 |" in page.read_text()
     # A pair that is not whole is not counted.
     (tmp_path / "results" / f"{paired_name('moco', with_term=True, seed=2)}.json").unlink()
     main(tmp_path, page)
     assert "| moco | kNN | +3.0, +3.0 | +3.0 |" in page.read_text()
+
+
+def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> None:
+    page = tmp_path / "pilot.md"
+    page.write_text(PAGE.read_text())
+    main(HERE, page)
+    assert page.read_text() == PAGE.read_text(), "make pilot writes another page: commit it"
 
 
 def test_a_place_without_a_table() -> None:

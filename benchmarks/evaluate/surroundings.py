@@ -21,14 +21,15 @@ HERE = Path(__file__).parent
 
 def surroundings(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Command, commit, machine and versions."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE)
+    commit, changed = (_git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", ":/src", ":/benchmarks/*.py"))
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "command": shlex.join(["python", "-m", module, *arguments]),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
+        "uncommitted_changes": bool(changed),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -40,6 +41,10 @@ def surroundings(module: str, arguments: Sequence[str]) -> dict[str, Any]:
         "scikit_learn": sklearn.__version__,
         "python": platform.python_version(),
     }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=HERE).stdout.strip()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

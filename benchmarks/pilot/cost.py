@@ -2,7 +2,8 @@
 
     python -m benchmarks.pilot.cost          # writes benchmarks/pilot/cost.json; nothing else may run beside it
 
-Without the term its value is still computed for the log, as in every run; only its gradient is not.
+Of three kinds: with the term; without its gradient, while its value is still computed for the log, as in every run
+without it; and without either, which no run is but a loop of one's own may be.
 """
 
 from __future__ import annotations
@@ -43,28 +44,33 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def cost(method: str, steps: int) -> dict[str, float]:
-    """Median milliseconds of a step without and with the term, and the median ratio of neighbours."""
+    """Median milliseconds of a step of each kind, and what the term takes beside the others: medians over rounds."""
     pair = [planned for planned in PAIRED if planned.name.rsplit("-seed-", 1)[0] in (method, f"{method}+co2")][:2]
-    recipes = [load_recipe(planned.recipe, overrides=_fields(planned.options)).recipe for planned in pair]
+    recipes = [load_recipe(planned.recipe, overrides=recipe_fields(planned.options)).recipe for planned in pair]
     batch = _batch(recipes[0])
-    kinds = [_step(recipe, batch) for recipe in recipes]
-    times: list[list[float]] = [[], []]
+    plain, with_term = recipes
+    kinds = {
+        "unwatched": _step(plain, batch, watched=False),
+        "without": _step(plain, batch),
+        "with": _step(with_term, batch),
+    }
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(steps + 5):
         # Who goes first changes each time.
-        for place in (0, 1) if number % 2 else (1, 0):
+        order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]
+        for kind in order:
             began = time.perf_counter()
-            kinds[place]()
+            kinds[kind]()
             if number >= 5:
-                times[place].append(1000 * (time.perf_counter() - began))
-    without, with_term = times
-    return {
-        "without_ms": round(statistics.median(without), 2),
-        "with_ms": round(statistics.median(with_term), 2),
-        "ratio": round(statistics.median(two / one for one, two in zip(without, with_term, strict=True)), 4),
-    }
+                times[kind].append(1000 * (time.perf_counter() - began))
+    found = {f"{kind}_ms": round(statistics.median(own), 2) for kind, own in times.items()}
+    for name, beside in (("ratio", "without"), ("ratio_to_unwatched", "unwatched")):
+        ratios = [two / one for one, two in zip(times[beside], times["with"], strict=True)]
+        found[name] = round(statistics.median(ratios), 4)
+    return found
 
 
-def _fields(options: Any) -> dict[str, Any]:
+def recipe_fields(options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in NOT_OF_THE_RECIPE}
 
 
@@ -75,7 +81,7 @@ def _batch(recipe: Any) -> Batch:
     return replace(batch, views=tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views))
 
 
-def _step(recipe: Any, batch: Batch) -> Callable[[], None]:
+def _step(recipe: Any, batch: Batch, *, watched: bool = True) -> Callable[[], None]:
     method = build_method(recipe, seed=0)
     assert isinstance(method, nn.Module)
     method.to(memory_format=torch.channels_last).train()
@@ -90,7 +96,7 @@ def _step(recipe: Any, batch: Batch) -> Callable[[], None]:
     def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             made = method(batch)
-        sums = objective(0)(made.comparisons)
+        sums = replace(objective(0), monitor_consistency=watched)(made.comparisons)
         (sums.total / sums.count).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

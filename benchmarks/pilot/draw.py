@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.pilot.paired import paired_difference
+from benchmarks.pilot.compare import Results, comparisons, differences
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
-
-Results = Mapping[str, dict[str, Any]]
 
 TITLES = {"moco": "MoCo", "moco-v2": "MoCo v2"}
 COLOURS = {False: "#7a7a7a", True: "#1b7837"}
@@ -38,20 +35,17 @@ def draw_all(results: Results, *, folder: Path) -> None:
 
 def _differences(results: Results) -> Any:
     """With minus without the term: each pair a dot, the mean with its interval beside them."""
-    figure, axes = plt.subplots(figsize=(6.5, 3.2), constrained_layout=True)
+    compared = comparisons(results)
+    figure, axes = plt.subplots(figsize=(2 + 2.25 * len(compared), 3.2), constrained_layout=True)
     labels = []
     for place, (method, (measure, title)) in enumerate(
-        (method, measure) for method in METHODS for measure in (("knn", "kNN"), ("linear_fast", "linear"))
+        (method, measure) for method in compared for measure in (("knn", "kNN"), ("linear_fast", "linear"))
     ):
-        labels.append(f"{TITLES[method]}\n{title}")
-        pairs = [
-            [results.get(paired_name(method, with_term=term, seed=seed)) for term in (True, False)] for seed in SEEDS
-        ]
-        points = [100 * (one[measure]["top1"] - two[measure]["top1"]) for one, two in pairs if one and two]
-        found = paired_difference(points)
+        labels.append(f"{TITLES.get(method, method)}\n{title}")
+        found = differences(results, compared[method], measure)
         if found is None:
             continue
-        axes.plot([place] * len(points), points, "o", color=COLOURS[True], alpha=0.6)
+        axes.plot([place] * len(found.values), found.values, "o", color=COLOURS[True], alpha=0.6)
         if found.low is not None and found.high is not None:
             reach = [[found.mean - found.low], [found.high - found.mean]]
             axes.errorbar([place + 0.2], [found.mean], yerr=reach, fmt="s", color="black", capsize=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from scipy import stats
 
 HINT = 2.0
 """Points that the mean of differences of one sign must have to be called a hint."""
+PAIRS = 3
+"""That the plan's words are about; of fewer nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,28 @@ class PairedDifference:
     high: float | None
 
     @property
-    def verdict(self) -> str:
-        """What this measure alone says."""
-        if self.low is None or self.high is None:
-            return "one pair"
-        if self.low > 0 or self.high < 0:
-            return "leaves out zero"
+    def leaves_out_zero(self) -> bool:
+        """Whether the interval does."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def hints(self) -> bool:
+        """Whether all differences have one sign, and their mean is large enough."""
         one_sign = all(value > 0 for value in self.values) or all(value < 0 for value in self.values)
-        return "a hint" if one_sign and abs(self.mean) >= HINT else "nothing"
+        return one_sign and abs(self.mean) >= HINT
+
+
+def verdict(measures: Mapping[str, PairedDifference]) -> str:
+    """The plan's word for the differences of one comparison, by measure."""
+    if any(len(one.values) < PAIRS for one in measures.values()):
+        return "too few pairs"
+    outside = [one for one in measures.values() if one.leaves_out_zero]
+    if len(outside) == len(measures) and len({one.mean > 0 for one in outside}) == 1:
+        return f"an effect: it {'helps' if outside[0].mean > 0 else 'hurts'}"
+    if outside:
+        return "unclear: " + ", ".join(name for name, one in measures.items() if one.leaves_out_zero) + " alone"
+    hints = [name for name, one in measures.items() if one.hints]
+    return f"a hint ({', '.join(hints)})" if hints else "nothing"
 
 
 def paired_difference(values: Sequence[float]) -> PairedDifference | None:

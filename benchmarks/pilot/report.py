@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import fill_in, row, table
+from benchmarks.pilot.compare import Results, comparisons, differences
 from benchmarks.pilot.draw import draw_all
-from benchmarks.pilot.paired import PairedDifference, paired_difference
+from benchmarks.pilot.paired import verdict
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "pilot.md"
 MEASURES = {"knn": "kNN", "linear_fast": "linear (fast)"}
-
-Results = Mapping[str, dict[str, Any]]
 
 
 def main(measured: Path = HERE, page: Path = PAGE) -> None:
@@ -46,35 +45,27 @@ def tables(results: Results, cost: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def differences(results: Results, method: str, measure: str) -> PairedDifference | None:
-    """With minus without the term, in points, over the seeds for which both runs are there."""
-    pairs = [
-        tuple(results[paired_name(method, with_term=term, seed=seed)][measure]["top1"] for term in (True, False))
-        for seed in SEEDS
-        if all(paired_name(method, with_term=term, seed=seed) in results for term in (True, False))
-    ]
-    return paired_difference([100 * (with_term - without) for with_term, without in pairs])
-
-
 def _pairs(results: Results) -> str:
     rows = [row("method", *(f"{title}, seed {seed}" for title in MEASURES.values() for seed in SEEDS))]
-    for method in METHODS:
-        for term in (False, True):
-            names = [paired_name(method, with_term=term, seed=seed) for seed in SEEDS]
-            shown = [_percent(results, name, measure) for measure in MEASURES for name in names]
-            rows.append(row(method + " + CO2" * term, *shown))
+    for title, pairs in comparisons(results).items():
+        with_term, without = ([pair[place] for pair in pairs] for place in (0, 1))
+        kinds = {f"{title} + CO2": with_term} if title not in METHODS else {title: without, f"{title} + CO2": with_term}
+        for called, names in kinds.items():
+            rows.append(row(called, *(_percent(results, name, measure) for measure in MEASURES for name in names)))
     return table(rows)
 
 
 def _differences(results: Results) -> str:
     rows = [row("method", "measure", "with minus without, each seed", "mean", "95 % interval", "by the plan")]
-    for method in METHODS:
-        found = {measure: differences(results, method, measure) for measure in MEASURES}
-        for measure, one in found.items():
-            if one is not None:
-                each = ", ".join(f"{value:+.1f}" for value in one.values)
-                interval = "-" if one.low is None else f"{one.low:+.1f} to {one.high:+.1f}"
-                rows.append(row(method, MEASURES[measure], each, f"{one.mean:+.1f}", interval, one.verdict))
+    for title, pairs in comparisons(results).items():
+        found = {measure: differences(results, pairs, measure) for measure in MEASURES}
+        complete = {MEASURES[measure]: one for measure, one in found.items() if one is not None}
+        for measure, one in complete.items():
+            each = ", ".join(f"{value:+.1f}" for value in one.values)
+            interval = "-" if one.low is None else f"{one.low:+.1f} to {one.high:+.1f}"
+            # One word for both measures, in the row of the first.
+            word = verdict(complete) if measure == next(iter(complete)) else ""
+            rows.append(row(title, measure, each, f"{one.mean:+.1f}", interval, word))
     return table(rows)
 
 
@@ -127,9 +118,11 @@ def _runs(results: Results) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    rows = [row("method", "without, ms a step", "with, ms a step", "ratio")]
+    header = ("neither value nor gradient", "its value alone, as in runs without", "with the term")
+    rows = [row("ms a step", *header, "with / without", "with / neither")]
     for method, one in cost["result"].items():
-        rows.append(row(method, f"{one['without_ms']:.1f}", f"{one['with_ms']:.1f}", f"{one['ratio']:.3f}"))
+        times = (f"{one[f'{kind}_ms']:.1f}" for kind in ("unwatched", "without", "with"))
+        rows.append(row(method, *times, f"{one['ratio']:.3f}", f"{one['ratio_to_unwatched']:.3f}"))
     return table(rows)
 
 

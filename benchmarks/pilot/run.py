@@ -3,6 +3,7 @@
     python -m benchmarks.pilot.run IMAGENETTE                  # everything, whole pairs first
     python -m benchmarks.pilot.run IMAGENETTE --only moco-v2   # runs with this in their name
     python -m benchmarks.pilot.run IMAGENETTE --list           # where the study stands
+    python -m benchmarks.pilot.run IMAGENETTE --best short-ramp-20    # also this short run's setting, three seeds
 
 IMAGENETTE holds train and val. One run at a time, on all cores. Each leaves ``benchmarks/pilot/results/NAME.json``; its
 folder under ``--runs`` may go then.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pilot.look import look
-from benchmarks.pilot.settings import PAIRED, PUBLISHED_TEMPERATURES, SHORT
+from benchmarks.pilot.settings import PAIRED, PUBLISHED_TEMPERATURES, SHORT, best_of
 from benchmarks.runs import Planned, carry_out, stands
 from co2ssl.data.sources import open_source
 
@@ -35,8 +36,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
     parser.add_argument("--only", default="", help="runs with this in their name")
     parser.add_argument("--list", action="store_true", help="say where each run stands, and stop")
+    parser.add_argument("--best", default="", help="a short run whose setting gets three seeds at full length")
     options = parser.parse_args(words)
-    for planned in (*PAIRED, *SHORT):
+    for planned in (*PAIRED, *SHORT, *(best_of(options.best) if options.best else ())):
         if options.only not in planned.name:
             continue
         if options.list:

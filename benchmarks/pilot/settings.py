@@ -26,8 +26,12 @@ SIZE: dict[str, object] = {
     "cache": True,
 }
 
-TEMPERATURES = {"moco": 0.07, "moco-v2": 0.2}
-"""tau_ins as each paper has it."""
+AS_PUBLISHED: dict[str, dict[str, object]] = {
+    "moco": {"temperature": 0.07, "views": "moco-v1"},
+    # The hidden layer of the head is as wide as the features, of which half width has 256.
+    "moco-v2": {"temperature": 0.2, "views": "moco-v2", "head_hidden": 256},
+}
+"""tau_ins, augmentation and head as each paper has them, where the recipes for small images differ."""
 
 PUBLISHED_TEMPERATURES = {"moco": 0.04, "moco-v2": 0.05}
 """tau_con: what P and Q are looked at with, in runs without the term too."""
@@ -41,7 +45,7 @@ def paired_name(method: str, *, with_term: bool, seed: int) -> str:
 
 
 def _paired(method: str, *, with_term: bool, seed: int) -> Planned:
-    options = {**SIZE, "temperature": TEMPERATURES[method], "seed": seed}
+    options = {**SIZE, **AS_PUBLISHED[method], "seed": seed}
     return Planned(paired_name(method, with_term=with_term, seed=seed), METHODS[method] + "+co2" * with_term, options)
 
 
@@ -55,7 +59,7 @@ PAIRED = tuple(
 
 
 def _short(name: str, **options: object) -> Planned:
-    given = {**SIZE, "temperature": TEMPERATURES["moco"], "seed": 0, "epochs": SHORT_EPOCHS, "probe_every": 5}
+    given = {**SIZE, **AS_PUBLISHED["moco"], "seed": 0, "epochs": SHORT_EPOCHS, "probe_every": 5}
     return Planned(f"short-{name}", METHODS["moco"] + "+co2" * (not name.startswith("plain")), {**given, **options})
 
 
@@ -74,3 +78,33 @@ SHORT = (
     _short("queue-8192", queue_size=8192),
 )
 """Twelve short runs of MoCo, measured on the tenth of the training images that the probe keeps back."""
+
+
+def best_of(short: str) -> tuple[Planned, ...]:
+    """The setting of a short run at full length, a run for each seed: pairs of the plain ones.
+
+    Args:
+        short: name of the short run.
+
+    Raises:
+        ValueError: there is no such short run, or it is one without the term.
+    """
+    found = [planned for planned in SHORT if planned.name == short and planned.recipe.endswith("+co2")]
+    if not found:
+        with_term = [planned.name for planned in SHORT if planned.recipe.endswith("+co2")]
+        raise ValueError(f"{short} is no short run with the term; those are {', '.join(with_term)}")
+    (chosen,) = found
+    shared = SHORT[0].options
+    changed = {name: value for name, value in chosen.options.items() if shared.get(name) != value}
+    if changed.get("consistency_ramp_epochs") == SHORT_EPOCHS:
+        # A ramp over the whole run.
+        changed["consistency_ramp_epochs"] = SIZE["epochs"]
+    return tuple(
+        Planned(best_name(short, seed=seed), chosen.recipe, {**SIZE, **AS_PUBLISHED["moco"], "seed": seed, **changed})
+        for seed in SEEDS
+    )
+
+
+def best_name(short: str, *, seed: int) -> str:
+    """Of the folder and JSON of a short run's setting at full length."""
+    return f"best-{short.removeprefix('short-')}-seed-{seed}"
