@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 
-.PHONY: help install demo test test-slow bench-loss bench-data bench-step bench-evaluate lint types format check clean
+.PHONY: help install demo test test-slow bench-loss bench-data bench-step bench-evaluate pilot lint types format check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,9 @@ bench-step: $(INSTALLED)  ## images per second of the whole training step beside
 
 bench-evaluate: $(INSTALLED)  ## speed of the protocols beside bare products and scikit-learn
 	$(BIN)/python -m benchmarks.evaluate.bench
+
+pilot: $(INSTALLED)  ## rebuild docs/pilot.md and its figures from the committed JSON
+	$(BIN)/python -m benchmarks.pilot.report
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
