@@ -53,7 +53,7 @@ def loop_terms(
             divergences.append(
                 _divergence(contrast, query, positive, kept, consistency_temperature, direction, detach_positive)
             )
-            counts.append(sum(int(score(contrast, query @ vector) > pair) for vector in kept))
+            counts.append(sum(int(score(contrast, query @ vector) >= pair) for vector in kept))
         instance.append(torch.stack(losses).mean() + _penalty(contrast, query, positives, entries))
         consistency.append(torch.stack(divergences).mean())
         above.append(counts)

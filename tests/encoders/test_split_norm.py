@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from co2ssl.encoders.batch_norm import SplitBatchNorm1d
 from co2ssl.encoders.split_norm import split_batch_norm
 
 GROUPS = 4
@@ -69,6 +70,25 @@ def test_gradient_of_gradient_free_rows_goes_to_the_parameters() -> None:
     # The sum of squares of normalised values is their number, less what eps takes away.
     torch.testing.assert_close(weight.grad, torch.full((3,), 2.0 * 8 * 4), rtol=1e-3, atol=0)
     torch.testing.assert_close(bias.grad, torch.zeros(3), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 1), (4, 3, 1, 1)])
+def test_one_value_per_channel_and_group_is_refused(shape: tuple[int, ...]) -> None:
+    """As ``F.batch_norm`` does, which has no variance to give, and before anything is written down."""
+    rows = made(shape, torch.float32, channels_last=False)
+    like = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"4 batch-norm groups 1 value per channel.*larger batch"):
+        split_batch_norm(rows, None, None, groups=4, eps=1e-5, like=like)
+    _, _, variance = split_batch_norm(rows, None, None, groups=2, eps=1e-5, like=like)
+    assert variance.isfinite().all()
+
+
+def test_a_refused_batch_leaves_the_running_statistics_as_they_were() -> None:
+    norm = SplitBatchNorm1d(3, 4)
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    with pytest.raises(ValueError, match="1 value per channel"):
+        norm(torch.randn(4, 3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
 
 
 def test_rows_keep_their_layout() -> None:

@@ -108,6 +108,26 @@ def test_nan_gives_nan_and_no_hit() -> None:
     assert float(loss.top1[2]) == 0
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_collapsed_encoder_tells_nothing_apart(dtype: torch.dtype) -> None:
+    one = unit(1, 12, seed=1, dtype=dtype)
+    contrast = Contrast(query=one.repeat(20, 1), positive=one.repeat(20, 1), negatives=one.repeat(70, 1))
+    loss = contrastive_loss(contrast, temperature=0.2, consistency_weight=1.0, implementation="triton")
+    assert (float(loss.top1), float(loss.top5)) == (0, 0)
+
+
+def test_a_tie_is_a_miss() -> None:
+    contrast = example(torch.float32, ids=False)
+    contrast = replace(contrast, positive=contrast.query)
+    negatives = contrast.negatives.clone()
+    negatives[33] = contrast.query[2]
+    loss = contrastive_loss(
+        replace(contrast, negatives=negatives), temperature=0.2, reduction="none", implementation="triton"
+    )
+    assert (loss.top1 == 0).nonzero().flatten().tolist() == [2]
+    assert loss.top5.all()
+
+
 def test_a_row_without_negatives_is_refused() -> None:
     contrast = replace(example(torch.float32), negative_id=torch.full((70,), 3))
     with pytest.raises(ValueError, match="row 3 has no negative"):

@@ -43,6 +43,13 @@ def test_contenders_compute_the_same_gradient(kind: str, monkeypatch: pytest.Mon
     torch.testing.assert_close(blocked, textbook, rtol=1e-4, atol=1e-4)
 
 
+def test_the_bare_products_are_nothing_but_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = KINDS["queue"](SMALL["queue"])["bare products"]
+    for name in ("rand", "empty", "zeros", "cat"):
+        monkeypatch.delattr(torch, name)
+    run()
+
+
 def test_a_quick_run_writes_json_and_picture(tmp_path: Path) -> None:
     bench.main(["batch_sizes", "--quick", "--threads", "1", "--out", str(tmp_path)])
     written = json.loads((tmp_path / "batch_sizes.json").read_text())

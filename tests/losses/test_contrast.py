@@ -28,6 +28,7 @@ from tests.losses.cases import joined, table, unit
         ({"valid": torch.ones(6, 11)}, r"valid must be a bool tensor \(6, 11\)"),
         ({"also_positive": torch.ones(6, 10, dtype=torch.bool)}, "also_positive must be a bool tensor"),
         ({"partner": torch.arange(5)}, r"partner must be \(6,\)"),
+        ({"partner": torch.arange(6).roll(3), "negatives": unit(6, 11, 5, seed=0)}, r"beside partner.*\(K, D\)"),
     ],
 )
 def test_shapes_are_checked(change: dict[str, Tensor], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from co2ssl.losses import nt_xent, pair_contrast
+from co2ssl.losses import contrastive_loss, nt_xent, pair_contrast
 from tests.losses.cases import unit
 
 
@@ -30,6 +30,17 @@ def test_vectors_of_any_length_on_request() -> None:
     first, second = unit(5, 4, seed=1), unit(5, 4, seed=2)
     scaled = nt_xent(first * 3, second / 2, temperature=0.3, normalise=True)
     torch.testing.assert_close(scaled, nt_xent(first, second, temperature=0.3))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_nan_gives_a_nan(normalise: bool) -> None:
+    first, second = unit(5, 4, seed=1), unit(5, 4, seed=2)
+    first[2, 1] = torch.nan
+    assert nt_xent(first, second, temperature=0.3, normalise=normalise).isnan()
+    contrast = pair_contrast(first, second, normalise=normalise)
+    loss = contrastive_loss(contrast, temperature=0.3, consistency_weight=1)
+    assert loss.total.isnan()
+    assert loss.consistency.isnan()
 
 
 def test_shapes_and_a_single_image_are_refused() -> None:

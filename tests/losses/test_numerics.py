@@ -121,6 +121,55 @@ def test_nan_gives_nan_and_never_a_number(name: str, implementation: Implementat
         assert float(loss.top1[3]) == 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_mean_gradient_of_a_hub_is_in_range_where_the_sum_over_rows_is_not(reduction: str) -> None:
+    rows, temperature = 1000, 0.01
+    assert rows / temperature > torch.finfo(torch.float16).max
+    axes = torch.eye(3, 16).half()
+    hub = Contrast(query=axes[:1].repeat(rows, 1), positive=axes[1:2].repeat(rows, 1), negatives=axes[[0, 2]])
+    gradients = []
+    for contrast, how in ((hub, "blocked"), (in_double(hub), "reference")):
+        given, (_, _, negatives) = leaves(contrast)
+        loss = info_nce(given, temperature=temperature, reduction=reduction, implementation=how)  # type: ignore[arg-type]
+        gradients.append(torch.autograd.grad(loss.mean(), negatives)[0])
+    assert gradients[0].dtype == torch.float16
+    assert float(gradients[1].abs().max()) == pytest.approx(1 / temperature)
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("constant_table", [True, False])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounded", [True, False])
+def test_a_collapsed_encoder_tells_nothing_apart(
+    rounded: bool, dtype: torch.dtype, implementation: Implementation, constant_table: bool
+) -> None:
+    # Whether two kernels may round the same product to different sides.
+    one = unit(1, 129, seed=1, dtype=dtype) if rounded else torch.eye(1, 129).to(dtype)
+    negatives = one.repeat(100, 1).requires_grad_(not constant_table)
+    contrast = Contrast(query=one.repeat(6, 1), positive=one.repeat(6, 1), negatives=negatives)
+    with tiny_blocks():
+        loss = contrastive_loss(contrast, temperature=0.07, consistency_weight=1, implementation=implementation)
+    assert (float(loss.top1), float(loss.top5)) == (0, 0)
+
+
+@pytest.mark.parametrize("constant_table", [True, False])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_tie_is_a_miss(implementation: Implementation, constant_table: bool) -> None:
+    contrast = replace(CASES["table"](), positive=CASES["table"]().query)
+    negatives = contrast.negatives.clone()
+    negatives[3] = contrast.query[2]
+    tied = replace(contrast, negatives=negatives.requires_grad_(not constant_table))
+    with tiny_blocks():
+        losses = [
+            contrastive_loss(one, temperature=0.1, reduction="none", implementation=implementation)
+            for one in (contrast, tied)
+        ]
+    assert losses[0].top1.tolist() == [1, 1, 1, 1, 1, 1]
+    assert losses[1].top1.tolist() == [1, 1, 0, 1, 1, 1]
+    assert losses[1].top5.tolist() == [1, 1, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("constant_table", [True, False])
 @pytest.mark.parametrize(("rows", "negatives", "width"), [(1, 1, 1), (1, 7, 3), (3, 1, 17), (2, 5, 100)])

@@ -131,6 +131,19 @@ def test_options_out_of_range_are_named(options: dict[str, float], message: str)
         Objective(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weight", [-10.0, float("nan"), float("inf")])
+def test_a_weight_out_of_range_is_refused_in_the_same_words_everywhere(weight: float) -> None:
+    said = []
+    for refusing in (
+        lambda: Objective(temperature=0.1, consistency_weight=weight),
+        lambda: contrastive_loss(CASES["table"](), temperature=0.1, consistency_weight=weight),
+    ):
+        with pytest.raises(ValueError, match=rf"consistency_weight must be .*got {weight}") as caught:
+            refusing()
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_no_comparison_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one comparison"):
         Objective(temperature=0.1)([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from co2ssl.losses import Contrast, Dot, Objective, contrastive_loss, nt_xent, operator
-from tests.losses.cases import CASES, leaves, unit
+from tests.losses.cases import CASES, leaves, tiny_blocks, unit
 from tests.processes import ProcessPair
 
 
@@ -61,10 +63,13 @@ def test_comparisons_may_be_made_inside_the_compiled_function() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(one, weight)[0] for one in (compiled, eager)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("needs_negatives", [True, False])
-def test_its_registration_is_sound(needs_negatives: bool) -> None:
+def test_its_registration_is_sound(needs_negatives: bool, dtype: torch.dtype) -> None:
     """Schema, fake tensors and autograd registration, as PyTorch's own checker sees them."""
-    contrast, _ = leaves(CASES["table_with_ids"](), negatives=needs_negatives)
+    case = CASES["table_with_ids"]()
+    vectors = {name: getattr(case, name).to(dtype) for name in ("query", "positive", "negatives")}
+    contrast, _ = leaves(replace(case, **vectors), negatives=needs_negatives)
     nothing = torch.empty(0, dtype=torch.float64)
     assert contrast.row_id is not None
     assert contrast.negative_id is not None
@@ -103,6 +108,50 @@ def test_a_second_derivative_is_refused_also_where_it_would_only_be_missing() ->
     (gradient,) = torch.autograd.grad(loss_of(contrast), query, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.backward(query.sum() + gradient.square().sum())
+
+
+@pytest.mark.parametrize("needs_negatives", [True, False])
+def test_a_second_derivative_is_refused_in_each_vector_that_has_a_first(needs_negatives: bool) -> None:
+    contrast, vectors = leaves(CASES["table"](), negatives=needs_negatives)
+    for vector in vectors:
+        (gradient,) = torch.autograd.grad(loss_of(contrast), vector, create_graph=True)
+        for other in vectors:
+            with pytest.raises(RuntimeError, match="no second derivative"):
+                torch.autograd.grad(gradient.square().sum(), other, retain_graph=True)
+
+
+@pytest.mark.parametrize("blocks", [tiny_blocks, nullcontext])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("case", ["table", "table_with_ids", "masked", "draws_with_everything", "own_sets"])
+def test_a_memory_may_be_written_to_between_the_loss_and_its_backward(
+    case: str, reduction: str, blocks: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Its vectors, its ids and all that belongs to them, as in facebook's MoCo, which enqueues in its forward."""
+    gradients = []
+    for written_to in (False, True):
+        contrast, vectors = leaves(CASES[case](), negatives=False)
+        with blocks():
+            loss = loss_of(contrast, reduction=reduction).mean()
+        if written_to:
+            contrast.negatives.zero_()
+            for name in operator.OTHERS[:5]:
+                tensor = getattr(contrast, name)
+                if tensor is not None:
+                    tensor.zero_()
+        gradients.append(torch.autograd.grad(loss, vectors))
+    for ours, expected in zip(*gradients, strict=True):
+        assert expected.abs().max() > 0
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_table_that_carries_gradient_may_be_written_to_after_backward_only(reduction: str) -> None:
+    contrast, _ = leaves(CASES["table"]())
+    loss = loss_of(contrast, reduction=reduction).mean()
+    with torch.no_grad():
+        contrast.negatives.zero_()
+    with pytest.raises(RuntimeError, match=r"change them after backward\(\)"):
+        torch.autograd.backward(loss)
 
 
 def test_the_reference_has_a_second_derivative() -> None:

@@ -90,6 +90,17 @@ def test_pairs_are_found_only_where_they_are() -> None:
     assert [prepare(other).partner for other in others] == [None, None, None]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_embeddings_that_have_diverged_are_no_wrong_partners(told: bool) -> None:
+    embeddings = unit(10, 5, seed=1)
+    embeddings[3, 2] = torch.nan
+    contrast = from_embeddings(embeddings.requires_grad_(), told=told)
+    loss = contrastive_loss(contrast, temperature=0.2, consistency_weight=3)
+    assert loss.total.isnan()
+    assert float(loss.top1) == 0
+    assert torch.autograd.grad(loss.total, embeddings)[0].isnan().any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -31,6 +31,15 @@ def test_where_no_negative_lies_beyond_the_positive_the_farthest_is_taken() -> N
     assert rows.top5.all()
 
 
+@pytest.mark.parametrize("value", [1.0, torch.nan])
+def test_of_a_collapsed_network_every_answer_is_a_miss(value: float) -> None:
+    rows = prediction_rows(Prediction(logits=torch.full((3, 7), value), target=torch.tensor([0, 3, 6])))
+    assert not rows.top1.any()
+    assert not rows.top5.any()
+    triplet = Triplet(embeddings=torch.full((4, 3), value), identity=torch.tensor([0, 0, 1, 1]))
+    assert not triplet_rows(triplet).top1.any()
+
+
 def test_a_row_without_a_positive_or_a_negative_is_refused() -> None:
     for identity in ([0, 0, 1], [0, 0, 0]):
         with pytest.raises(ValueError, match="needs another row of its identity"):

@@ -70,3 +70,77 @@ def test_where_the_host_may_not_wait_the_loss_is_poisoned(monkeypatch: pytest.Mo
     assert loss.total.isnan()
     assert loss.instance.isnan()
     assert loss.consistency.isnan()
+
+
+def test_what_is_refused_once_is_refused_again() -> None:
+    wrong = CASES["table"]()
+    wrong = replace(wrong, negatives=wrong.negatives * 2)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="vectors in negatives are not of unit length"):
+            info_nce(wrong, temperature=0.1)
+
+
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[int]]:
+    """Have tensors of the CPU checked as if the host had to wait for them.
+
+    Returns:
+        names of the vectors that it waited for, and numbers of rows that were looked at, with or without waiting; both
+        go on growing.
+    """
+    waited: list[str] = []
+    looked: list[int] = []
+    refuse, lengths = unit_length._refuse, unit_length._lengths
+
+    def waiting(named: dict[str, torch.Tensor]) -> None:
+        waited.extend(named)
+        refuse(named)
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        looked.append(len(tensor))
+        return lengths(tensor)
+
+    monkeypatch.setattr(unit_length, "_is_on_host", lambda _: False)
+    monkeypatch.setattr(unit_length, "_waited_for", set())
+    monkeypatch.setattr(unit_length, "_refuse", waiting)
+    monkeypatch.setattr(unit_length, "_lengths", counted)
+    return waited, looked
+
+
+@pytest.mark.parametrize("made", ["with gradient", "cloned", "normalised"])
+def test_an_accelerator_is_waited_for_once_where_every_step_makes_its_table(
+    made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, _ = as_on_an_accelerator(monkeypatch)
+    contrast = CASES["table"]()
+    for _ in range(4):
+        table = contrast.negatives.clone().requires_grad_(made == "with gradient")
+        given = replace(contrast, negatives=table)
+        assert contrastive_loss(given, temperature=0.1, normalise=made == "normalised").total.isfinite()
+    assert waited == ["query", "positive", "negatives"]
+    # Not waited for is not unseen.
+    assert info_nce(replace(contrast, negatives=contrast.negatives * 2), temperature=0.1).isnan()
+    assert waited == ["query", "positive", "negatives"]
+    # Of another shape it is a first time again.
+    info_nce(replace(contrast, negatives=contrast.negatives[:7].clone()), temperature=0.1)
+    assert waited == 2 * ["query", "positive", "negatives"]
+
+
+def test_a_table_that_lives_on_is_waited_for_and_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited, looked = as_on_an_accelerator(monkeypatch)
+    contrast = CASES["table"]()
+    info_nce(contrast, temperature=0.1)
+    read = looked.count(11)
+    for _ in range(3):
+        info_nce(contrast, temperature=0.1)
+    assert looked.count(11) == read
+    assert waited == ["query", "positive", "negatives"]
+
+
+def test_a_lasting_table_with_gradient_is_never_taken_on_trust() -> None:
+    contrast = CASES["table"]()
+    learnt = contrast.negatives.clone().requires_grad_()
+    info_nce(replace(contrast, negatives=learnt), temperature=0.1)
+    with torch.no_grad():
+        learnt.mul_(2)
+    with pytest.raises(ValueError, match="vectors in negatives are not of unit length"):
+        info_nce(replace(contrast, negatives=learnt), temperature=0.1)

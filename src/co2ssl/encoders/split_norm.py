@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,7 +26,15 @@ def split_batch_norm(
     Returns:
         normalised rows in the layout of ``rows``; mean and unbiased variance of each group, (groups, C), without
         gradient.
+
+    Raises:
+        ValueError: one value per channel in a group, which has no variance.
     """
+    if rows.shape[0] // groups * math.prod(rows.shape[2:]) == 1:
+        raise ValueError(
+            f"rows of shape {tuple(rows.shape)} leave each of {groups} batch-norm groups 1 value per channel, which "
+            "has no variance: use a larger batch for each process, or fewer groups"
+        )
     # With momentum 1 batch norm leaves a batch's own mean and unbiased variance in its running statistics.
     mean = like.new_zeros((groups, rows.shape[1]))
     variance = torch.zeros_like(mean)

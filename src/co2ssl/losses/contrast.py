@@ -88,9 +88,10 @@ class Contrast:
         also_positive: (N, K) or (N, J) bool: entries that join the numerator of the instance loss (Local
             Aggregation). They are in neither P nor Q.
         partner: (N,) int64: ``positive[i]`` is ``query[partner[i]]``, itself or detached, and the two rows have the
-            same negatives (SimCLR), so that P of a row is Q of its partner and costs no product of its own. An
-            involution without fixed points. What P passes back goes to the query directly. Where the positive is
-            the query with its halves exchanged, the same is found without being told (on the CPU).
+            same negatives, of one table (SimCLR), so that P of a row is Q of its partner. "blocked" then makes no
+            product for P and passes what P gives back to the query directly; the "triton" kernels, and "reference",
+            score the positive all the same. An involution without fixed points. Where the positive is the query
+            with its halves exchanged, the same is found without being told (on the CPU).
         score: how two vectors are compared.
         noise: given where the instance loss may be NCE (InsDisc, CMC, PIRL).
         weight: share of this comparison in the objective (PIRL 0.5 and 0.5, CMC 1 and 1).
@@ -124,6 +125,7 @@ class Contrast:
             )
         self._check_index(rows)
         self._check_ids(rows)
+        self._check_partner(rows)
         for name, mask in (("valid", self.valid), ("also_positive", self.also_positive)):
             if mask is None:
                 continue
@@ -131,12 +133,6 @@ class Contrast:
                 raise ValueError(
                     f"{name} must be a bool tensor ({rows}, {self.num_negatives}), got {mask.dtype} {_shape(mask)}"
                 )
-
-        if self.partner is not None and (self.positive.dim() != 2 or tuple(self.partner.shape) != (rows,)):
-            raise ValueError(
-                f"partner must be ({rows},), beside one positive a row, got {_shape(self.partner)} "
-                f"and positive {_shape(self.positive)}"
-            )
 
     @property
     def num_rows(self) -> int:
@@ -170,6 +166,20 @@ class Contrast:
             raise ValueError(f"row_id must be ({rows},), got {_shape(self.row_id)}")
         if tuple(self.negative_id.shape) != (self.negatives.shape[0],):
             raise ValueError(f"negative_id must be ({self.negatives.shape[0]},), got {_shape(self.negative_id)}")
+
+    def _check_partner(self, rows: int) -> None:
+        if self.partner is None:
+            return
+        if self.positive.dim() != 2 or tuple(self.partner.shape) != (rows,):
+            raise ValueError(
+                f"partner must be ({rows},), beside one positive a row, got {_shape(self.partner)} "
+                f"and positive {_shape(self.positive)}"
+            )
+        if self.negatives.dim() != 2:
+            raise ValueError(
+                "partners have the same negatives, of one table: beside partner, negatives must be (K, D), "
+                f"got {_shape(self.negatives)}; leave partner out where each row has a set of its own"
+            )
 
 
 def _expect_matrix(tensor: Tensor, what: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from co2ssl.losses.contrast import Contrast
 from co2ssl.losses.engine import Implementation, evaluate_rows, prepare
-from co2ssl.losses.options import Direction, Reduction, check_choice, check_temperature, reduce_rows
+from co2ssl.losses.options import Direction, Reduction, check_choice, check_temperature, check_weight, reduce_rows
 from co2ssl.losses.settings import Settings
 
 
@@ -22,7 +22,8 @@ class ContrastiveLoss:
         instance: InfoNCE (or NCE), detached. The paper's L_ins.
         consistency: the consistency term, not weighted, detached. The paper's L_con.
         top1: rows whose positive outranks every negative (share, count or flag, as the reduction says; M positives
-            averaged): the accuracy of instance discrimination.
+            averaged): the accuracy of instance discrimination. A tie, to within rounding, is a miss, so a collapsed
+            encoder has 0.
         top5: rows whose positive is among the first five.
         count: N.
     """
@@ -66,15 +67,18 @@ def contrastive_loss(
         monitor_consistency: measure the consistency also where its weight is 0; NaN is reported otherwise.
         normalise: scale all vectors to unit length first (copies the table).
         reduction: over rows.
-        implementation: "auto" picks by device and size; "reference" is the textbook form, "blocked" plain PyTorch in
-            blocks, "triton" a GPU kernel.
+        implementation: "auto" picks by device and size, and where GPU kernels turn out not to run on this machine it
+            warns and goes on in blocks; "reference" is the textbook form, "blocked" plain PyTorch in blocks, "triton" a
+            GPU kernel.
 
     Raises:
         ValueError: an option out of range, vectors that are not of unit length under the cosine, a row without any
             negative, or an implementation that cannot take this comparison.
-        RuntimeError: from a second backward through "blocked" or "triton".
+        RuntimeError: from a second backward through "blocked" or "triton"; from the backward where a table that carries
+            gradient was written to before it; or from "triton" where its kernels do not run on this machine.
     """
     check_temperature("temperature", temperature)
+    check_weight("consistency_weight", consistency_weight)
     check_temperature("consistency_temperature", consistency_temperature)
     check_choice("direction", direction, Direction)
     check_choice("reduction", reduction, Reduction)

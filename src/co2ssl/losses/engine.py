@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from co2ssl.losses import reference
 from co2ssl.losses.contrast import Contrast
 from co2ssl.losses.operator import FEW_SCORES, apply_operator
-from co2ssl.losses.settings import Inputs, Settings
+from co2ssl.losses.settings import Inputs, Settings, inputs_of
 from co2ssl.losses.triton_loss import why_not
 from co2ssl.losses.unit_length import check_unit_length
 
 Implementation: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
+# The last is the choice of "auto": by the kernels, and in blocks where they turn out not to run on this machine.
+Chosen: TypeAlias = Literal["blocked", "triton", "triton or blocked"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Rows:
     total: Tensor  # a scalar, the sum over rows, or (N,)
     instance: Tensor  # (N,)
     consistency: Tensor  # (N,)
-    above: Tensor  # (N, M): negatives scored strictly above the positive
+    above: Tensor  # (N, M): negatives that the positive does not outrank
 
 
 def evaluate_rows(prepared: Prepared, settings: Settings, *, summed: bool, implementation: Implementation) -> Rows:
@@ -77,7 +79,7 @@ def evaluate_rows(prepared: Prepared, settings: Settings, *, summed: bool, imple
     return Rows(total, instance, consistency, above)
 
 
-def choose(inputs: Inputs, settings: Settings, implementation: Implementation) -> Literal["blocked", "triton"]:
+def choose(inputs: Inputs, settings: Settings, implementation: Implementation) -> Chosen:
     """The Triton kernels on a GPU where they can take the comparison and it is large, else blocks in PyTorch.
 
     Raises:
@@ -92,7 +94,7 @@ def choose(inputs: Inputs, settings: Settings, implementation: Implementation) -
         return "triton"
     large = inputs.query.shape[0] * inputs.num_negatives > FEW_SCORES
     wanted = implementation == "auto" and inputs.query.is_cuda and large
-    return "triton" if wanted and why_not(inputs, settings) is None else "blocked"
+    return "triton or blocked" if wanted and why_not(inputs, settings) is None else "blocked"
 
 
 def _run_operator(
@@ -103,18 +105,8 @@ def _run_operator(
     if settings.noise_images:
         assert contrast.noise is not None
         log_normaliser = torch.as_tensor(contrast.noise.log_normaliser, device=contrast.query.device)
-    inputs = Inputs(
-        query=contrast.query,
-        positive=contrast.positive if contrast.positive.dim() == 3 else contrast.positive[:, None],
-        negatives=contrast.negatives,
-        negative_index=contrast.negative_index,
-        row_id=contrast.row_id,
-        negative_id=contrast.negative_id,
-        valid=contrast.valid,
-        also_positive=contrast.also_positive,
-        partner=prepared.partner if settings.consistency_weight else None,
-        log_normaliser=log_normaliser,
-    )
+    partner = prepared.partner if settings.consistency_weight else None
+    inputs = inputs_of(contrast, partner=partner, log_normaliser=log_normaliser)
     settings = settings._replace(same_graph=float(contrast.partner is not None))
     return apply_operator(inputs, settings, summed=summed, implementation=choose(inputs, settings, implementation))
 
@@ -139,9 +131,14 @@ def _check_partner(contrast: Contrast, partner: Tensor) -> None:
     places = torch.arange(contrast.num_rows)
     if not torch.equal(partner[partner], places) or bool((partner == places).any()):
         raise ValueError("partner must pair the rows up: partner[partner[i]] == i, and no row is its own partner")
-    if not torch.equal(contrast.positive, contrast.query[partner]):
+    if not _same(contrast.positive, contrast.query[partner]):
         raise ValueError("with partner given, positive must be query[partner]")
     for name in ("row_id", "valid", "also_positive", "negative_index"):
         tensor = getattr(contrast, name)
         if tensor is not None and not torch.equal(tensor, tensor[partner]):
             raise ValueError(f"partners must have the same negatives, and {name} differs between them")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal, and NaN equal to NaN: embeddings that have diverged are not paired wrongly, and give a NaN loss."""
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

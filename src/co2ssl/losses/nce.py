@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from co2ssl.losses import reference
 from co2ssl.losses.contrast import Contrast
 from co2ssl.losses.engine import Implementation, evaluate_rows, prepare
 from co2ssl.losses.options import Reduction, check_choice, check_temperature
-from co2ssl.losses.settings import Settings
+from co2ssl.losses.rows import scores_by_rows
+from co2ssl.losses.settings import Settings, inputs_of
 
 
 def nce(
@@ -69,11 +69,32 @@ def noise_images(contrast: Contrast) -> int:
 def estimate_log_normaliser(contrast: Contrast, *, temperature: float, num_images: int) -> Tensor:
     """ln Z from one batch: the mean of exp(s / temperature) over its positive and negative pairs, times num_images.
 
-    Wu et al. (CVPR 2018), Section 3.2: a Monte Carlo estimate, fixed after the first batch.
+    Wu et al. (CVPR 2018), Section 3.2: a Monte Carlo estimate, fixed after the first batch. Computed in float32 or
+    wider, under autocast too, in blocks of rows: draws are never gathered to N x J x D.
+
+    Args:
+        contrast: N rows, with as many draws a row as there will be in training.
+        temperature: of the scores: 0.07.
+        num_images: in the bank. InsDisc's n.
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: an option out of range.
     """
-    pair, logits, kept = reference.scores(contrast)
-    every = torch.cat([pair.flatten(), logits[kept]]) / temperature
-    return every.logsumexp(dim=0) - math.log(every.numel()) + math.log(num_images)
+    check_temperature("temperature", temperature)
+    settings = Settings.of(contrast, temperature=temperature)
+    sums = []
+    left_out = torch.zeros((), dtype=torch.int64, device=contrast.query.device)
+    with torch.autocast(contrast.query.device.type, enabled=False):
+        inputs = inputs_of(contrast)
+        for pairs, entries, kept in scores_by_rows(inputs, settings):
+            if kept is not None:
+                entries = entries.masked_fill(~kept, -torch.inf)
+                left_out += (~kept).sum()
+            sums.append((torch.cat([pairs, entries], dim=1) / temperature).logsumexp(dim=(0, 1)))
+        log_sum = torch.stack(sums).logsumexp(dim=0)
+        scores_a_row = inputs.positive.shape[1] + contrast.num_negatives
+        count = contrast.num_rows * scores_a_row - left_out
+        return log_sum - count.to(log_sum.dtype).log() + math.log(num_images)

@@ -14,7 +14,7 @@ from co2ssl.losses.contrast import Contrast
 from co2ssl.losses.contrastive import loss_of
 from co2ssl.losses.engine import Implementation
 from co2ssl.losses.nce import noise_images
-from co2ssl.losses.options import Direction, check_choice, check_temperature
+from co2ssl.losses.options import Direction, check_choice, check_temperature, check_weight
 from co2ssl.losses.prediction import Prediction, Triplet
 from co2ssl.losses.pretext import prediction_rows, triplet_rows
 from co2ssl.losses.settings import Settings
@@ -32,7 +32,7 @@ class LossSums:
         consistency: the consistency part, weighted by comparison but not by ``consistency_weight``, detached.
         count: rows of the first comparison. One with another number of rows is scaled to this, so that
             ``total / count`` is the weighted sum of the comparisons' means.
-        top1: rows told apart rightly, averaged over comparisons.
+        top1: rows told apart rightly (a tie is a miss), averaged over comparisons.
         top5: rows whose answer is among the first five, averaged over comparisons.
     """
 
@@ -75,12 +75,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_temperature("temperature", self.temperature)
+        check_weight("consistency_weight", self.consistency_weight)
         check_temperature("consistency_temperature", self.consistency_temperature)
         check_choice("direction", self.direction, Direction)
         check_choice("instance", self.instance, Instance)
         check_choice("implementation", self.implementation, Implementation)
-        if self.consistency_weight < 0:
-            raise ValueError(f"consistency_weight must not be negative, got {self.consistency_weight}")
         if self.instance == "nce" and self.label_smoothing:
             raise ValueError("label_smoothing belongs to InfoNCE; NCE has no classes to spread the target over")
 

@@ -30,6 +30,12 @@ def check_temperature(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
+def check_weight(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number, 0 or more."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number, 0 or more, got {value!r}")
+
+
 def reduce_rows(rows: Tensor, reduction: Reduction) -> Tensor:
     """(N,) to its mean or sum, or unchanged."""
     if reduction == "mean":

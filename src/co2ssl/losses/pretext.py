@@ -13,7 +13,10 @@ from co2ssl.losses.prediction import Prediction, Triplet
 
 @dataclass(frozen=True)
 class PretextRows:
-    """Per-row loss (N,), and whether each row's answer was right at the first and among the first five, (N,) bool."""
+    """Per-row loss (N,), and whether each row's answer was right at the first and among the first five, (N,) bool.
+
+    A tie is a miss.
+    """
 
     loss: Tensor
     top1: Tensor
@@ -35,7 +38,8 @@ def prediction_rows(prediction: Prediction) -> PretextRows:
     loss = F.cross_entropy(wide, target, reduction="none")
     with torch.no_grad():
         own = wide.gather(1, target[:, None])
-        above = (~(wide <= own)).sum(dim=1)
+        # "Not below", so that neither a tie nor a NaN looks like a hit.
+        above = (~(wide.scatter(1, target[:, None], -torch.inf) < own)).sum(dim=1)
     return PretextRows(loss=loss, top1=above < 1, top5=above < 5)
 
 
@@ -46,7 +50,8 @@ def triplet_rows(triplet: Triplet) -> PretextRows:
     there is none, the farthest negative. The loss is max(0, margin + d_positive - d_negative), d the squared
     Euclidean distance. Schroff et al., *FaceNet*, CVPR 2015, Section 3.2.
 
-    A row counts as right when its nearest other row (one of its five nearest) has its identity.
+    A row counts as right when its nearest other row (one of its five nearest) has its identity; of rows equally near
+    the one of another identity counts as nearer.
 
     Raises:
         ValueError: a row without a positive or without a negative, or shapes that do not fit.
@@ -75,5 +80,5 @@ def triplet_rows(triplet: Triplet) -> PretextRows:
     with torch.no_grad():
         others = distance.masked_fill(itself, torch.inf)
         nearest_same = others.masked_fill(~same, torch.inf).amin(dim=1, keepdim=True)
-        closer = (others.masked_fill(same, torch.inf) < nearest_same).sum(dim=1)
+        closer = (~(others.masked_fill(same, torch.inf) > nearest_same)).sum(dim=1)
     return PretextRows(loss=loss, top1=closer < 1, top5=closer < 5)

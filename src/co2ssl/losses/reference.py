@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from co2ssl.losses.contrast import Clipped, Contrast, Cosine, Score
 from co2ssl.losses.options import NO_NEGATIVE, compute_dtype
+from co2ssl.losses.scores import outranked_below
 from co2ssl.losses.settings import Settings
 
 
@@ -33,7 +34,7 @@ def rows(contrast: Contrast, settings: Settings) -> tuple[Tensor, Tensor, Tensor
 
 
 def _instance_rows(contrast: Contrast, settings: Settings) -> tuple[Tensor, Tensor]:
-    """InfoNCE (or NCE) of each row, and how many negatives outrank each of its positives."""
+    """InfoNCE (or NCE) of each row, and how many negatives each of its positives does not outrank."""
     kept = kept_entries(contrast)  # (N, K)
     require_negatives(kept)
     query, positive, _ = (vectors.to(compute_dtype(*_vectors(contrast))) for vectors in _vectors(contrast))
@@ -46,17 +47,9 @@ def _instance_rows(contrast: Contrast, settings: Settings) -> tuple[Tensor, Tens
     else:
         loss = _info_nce(contrast, pair, logits, kept, settings.label_smoothing)
     others = kept if contrast.also_positive is None else kept & ~contrast.also_positive
-    # Counted as "not at or below", so that a NaN score never looks like a hit.
-    above = (others[:, None] & ~(logits[:, None] <= pair[:, :, None])).sum(dim=2, dtype=pair.dtype)
+    # Counted as "not below", so that a NaN score never looks like a hit.
+    above = (others[:, None] & ~(logits[:, None] < outranked_below(pair)[:, :, None])).sum(dim=2, dtype=pair.dtype)
     return loss + score_penalty(contrast.score, pair_products, products, kept), above
-
-
-def scores(contrast: Contrast) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the pairs (N, M) and of the entries (N, K), and which entries count (N, K) bool."""
-    query, positive, _ = (vectors.to(compute_dtype(*_vectors(contrast))) for vectors in _vectors(contrast))
-    pairs = torch.einsum("nd,nmd->nm", query, positive if positive.dim() == 3 else positive[:, None])
-    entries = apply_score(contrast.score, _products(contrast, query))
-    return apply_score(contrast.score, pairs), entries, kept_entries(contrast)
 
 
 def _info_nce(contrast: Contrast, pair: Tensor, logits: Tensor, kept: Tensor, label_smoothing: float) -> Tensor:

@@ -59,6 +59,19 @@ def loss_by_rows(inputs: Inputs, settings: Settings, needs: Needs, *, row_weight
     return results
 
 
+def scores_by_rows(inputs: Inputs, settings: Settings) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """The scores alone, block by block.
+
+    Yields:
+        of R rows: scores of the pairs (R, M) and of the entries (R, K), and which entries count, (R, K) bool or None
+        where every one does.
+    """
+    for block in _blocks(inputs):
+        pairs, _ = score_products((block.query[:, None] * block.positive).sum(dim=2), settings)
+        entries, _ = score_products(_products(block.query[:, None], block.table)[:, 0], settings)
+        yield pairs, entries, block.kept
+
+
 def _blocks(inputs: Inputs) -> Iterator[_Block]:
     num_rows, num_positives, width = inputs.positive.shape
     own = inputs.negatives.dim() == 3 or inputs.negative_index is not None
@@ -250,7 +263,7 @@ def _add_to_table(grad_negatives: Tensor, block: _Block, to_vectors: Tensor, vec
 def _products(vectors: Tensor, table: Tensor) -> Tensor:
     """(R, S, D) against (K, D) or (R, K, D): (R, S, K)."""
     if table.dim() == 2:
-        return (vectors.reshape(-1, vectors.shape[2]) @ table.T).view(*vectors.shape[:2], -1)
+        return (vectors.reshape(-1, vectors.shape[2]) @ table.T).view(*vectors.shape[:2], table.shape[0])
     return vectors @ table.transpose(1, 2)
 
 

@@ -7,6 +7,19 @@ from torch import Tensor
 
 from co2ssl.losses.settings import Settings
 
+# How far apart, in roundings of the dtype, inner products of equal vectors may come out of kernels that add up in
+# different orders: about the root of the width, and embeddings are narrower than 4,096.
+ROUNDINGS = 64
+
+
+def outranked_below(pairs: Tensor) -> Tensor:
+    """What an entry's score must stay below for the pair to outrank it, from the pairs' scores in any unit.
+
+    A collapsed encoder gives all entries the pair's own score, and rounding alone would say which is higher: an entry
+    as near as that is not outranked.
+    """
+    return pairs - ROUNDINGS * torch.finfo(pairs.dtype).eps * pairs.abs()
+
 
 def score_products(products: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
     """Scores of inner products of any shape, and the slope of the score where it is not a constant.

@@ -104,6 +104,22 @@ class Inputs:
         return compute_dtype(self.query, self.positive, self.negatives)
 
 
+def inputs_of(contrast: Contrast, *, partner: Tensor | None = None, log_normaliser: Tensor | None = None) -> Inputs:
+    """The tensors of a comparison; its own ``partner`` and noise are left to the caller."""
+    return Inputs(
+        query=contrast.query,
+        positive=contrast.positive if contrast.positive.dim() == 3 else contrast.positive[:, None],
+        negatives=contrast.negatives,
+        negative_index=contrast.negative_index,
+        row_id=contrast.row_id,
+        negative_id=contrast.negative_id,
+        valid=contrast.valid,
+        also_positive=contrast.also_positive,
+        partner=partner,
+        log_normaliser=log_normaliser,
+    )
+
+
 @dataclass(frozen=True)
 class Needs:
     """Which gradients are asked for."""
@@ -123,7 +139,7 @@ class Results:
     total: Tensor  # (N,)
     instance: Tensor  # (N,), NaN where it was not computed, as is the next
     consistency: Tensor  # (N,)
-    above: Tensor  # (N, M): negatives scored strictly above the positive, in the compute dtype
+    above: Tensor  # (N, M): negatives that the positive does not outrank, in the compute dtype
     grad_query: Tensor | None = None  # (N, D)
     grad_positive: Tensor | None = None  # (N, M, D)
     grad_negatives: Tensor | None = None  # as the negatives

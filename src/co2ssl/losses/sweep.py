@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from co2ssl.losses.scores import outranked_below
 from co2ssl.losses.settings import Inputs, Needs, Results, Settings, allocate
 from co2ssl.losses.sums import Swept, finish, make_slots
 
@@ -69,6 +70,7 @@ class _Tile:
         self.pair = (self.query * self.positive).sum(dim=2) * (settings.scale / self.unit)  # (M, N)
         self.sums = torch.zeros(self.slots.summed, dtype=dtype, device=device)
         self.products = torch.zeros(self.slots.multiplied, width, dtype=dtype, device=device)
+        self.bar = outranked_below(self.pair)  # (M, N)
         self.not_above = torch.zeros(self.num_positives, self.num_rows, dtype=dtype, device=device)
         self.logit_sum = torch.zeros(self.num_rows, dtype=dtype, device=device)
         # Running maxima, in units of ``unit``: of P and Q, of the instance loss, of what joins its numerator.
@@ -89,9 +91,9 @@ class _Tile:
         if kept is not None:
             by_vector.masked_fill_(~kept, FAR_BELOW)
         ranked = by_vector[0] if also is None else by_vector[0].masked_fill(also, FAR_BELOW)
-        for count, pair in zip(self.not_above, self.pair, strict=True):
-            # "Not at or below" counts as above, so that a NaN score never looks like a hit.
-            count += torch.le(ranked, pair[:, None], out=scratch).sum(dim=1)
+        for count, bar in zip(self.not_above, self.bar, strict=True):
+            # "Not below" counts as above, so that a NaN score never looks like a hit.
+            count += torch.lt(ranked, bar[:, None], out=scratch).sum(dim=1)
         if self.settings.instance_weight:
             self._weigh_instance(by_vector[0], kept, also, weights)
         if self.settings.consistency_weight:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from co2ssl.losses.scores import outranked_below
 from co2ssl.losses.settings import Settings
 
 
@@ -40,7 +41,8 @@ def instance_block(
         settings: of the loss.
         log_normaliser: scalar, for NCE.
     """
-    outranks = ~(scores[:, None] <= pairs[:, :, None])
+    # "Not below", so that a NaN score never looks like a hit.
+    outranks = ~(scores[:, None] < outranked_below(pairs)[:, :, None])
     if kept is not None:
         outranks &= kept[:, None]
     if also is not None:

@@ -47,7 +47,7 @@ def _scores(left, right, scale):
 # fmt: off
 @triton.jit
 def values_kernel(
-    query, positive, table, row_id, negative_id, pair, sums,
+    query, positive, table, row_id, negative_id, bar, sums,
     num_rows, num_negatives, width, split_size,
     scale, warm, cool,
     has_ids: tl.constexpr, consistent: tl.constexpr,
@@ -57,14 +57,14 @@ def values_kernel(
     """Sums over one split of the table for R rows, written to ``sums`` (8, splits, N).
 
     In order: largest query score; sum of e^l; of e^b; of e^b delta; largest positive score; sum of e^a; of e^a delta;
-    entries above the pair.
+    entries not below the row's ``bar`` (N,).
     """
     rows = tl.program_id(0) * block_n + tl.arange(0, block_n)
     begin = tl.program_id(1) * split_size
     end = tl.minimum(begin + split_size, num_negatives)
     q = _load_rows(query, rows, num_rows, width, upcast, block_d)
     p = _load_rows(positive, rows, num_rows, width, upcast, block_d)
-    own_pair = tl.load(pair + rows, mask=rows < num_rows, other=0.0)
+    own_bar = tl.load(bar + rows, mask=rows < num_rows, other=0.0)
     largest_q = tl.full((block_n,), FAR_BELOW, tl.float32)
     largest_p = tl.full((block_n,), FAR_BELOW, tl.float32)
     sum_l = tl.zeros((block_n,), tl.float32)
@@ -78,8 +78,8 @@ def values_kernel(
         n = _load_rows(table, columns, end, width, upcast, block_d)
         kept = _kept(row_id, negative_id, rows, columns, num_rows, end, has_ids)
         s = tl.where(kept, _scores(q, n, scale), float("-inf"))
-        # "Not at or below", so that a NaN score never looks like a hit.
-        above += tl.sum(tl.where(kept & (s <= own_pair[:, None]), 0.0, kept.to(tl.float32)), 1)
+        # "Not below", so that a NaN score never looks like a hit.
+        above += tl.sum(tl.where(kept & (s < own_bar[:, None]), 0.0, kept.to(tl.float32)), 1)
         risen = tl.maximum(largest_q, tl.max(s, 1))
         sum_l = sum_l * tl.exp((largest_q - risen) * warm)
         sum_l += tl.sum(tl.exp((s - risen[:, None]) * warm), 1)

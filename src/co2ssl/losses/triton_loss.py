@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from co2ssl.losses.options import NO_NEGATIVE
+from co2ssl.losses.scores import outranked_below
 from co2ssl.losses.settings import Inputs, Needs, Results, Settings, allocate
 
 MAX_WIDTH = 256
@@ -17,6 +20,19 @@ BLOCK_ROWS = 64
 BLOCK_NEGATIVES = 64
 # Programs to aim for: a few for each multiprocessor of a large card.
 PROGRAMS = 512
+
+# Asked once, here, as neither question can be asked inside a function that torch.compile traces. Triton, too, decides
+# when it is imported whether its interpreter stands in for a GPU.
+_INSTALLED = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "on", "true")
+
+# What the kernels depend on (device, dtypes, D), where they did not run.
+_Kind: TypeAlias = tuple[torch.device, tuple[torch.dtype, ...], int]
+_failed: set[_Kind] = set()
+
+
+class LaunchError(RuntimeError):
+    """A kernel could not be compiled or launched on this machine."""
 
 
 def why_not(inputs: Inputs, settings: Settings) -> str | None:
@@ -33,17 +49,11 @@ def why_not(inputs: Inputs, settings: Settings) -> str | None:
         return f"D is {inputs.query.shape[1]}, more than {MAX_WIDTH}"
     if inputs.dtype == torch.float64:
         return "it is in float64"
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "triton is not installed"
-    if not inputs.query.is_cuda and not _interpreted():
+    if not inputs.query.is_cuda and not _INTERPRETED:
         return "it is not on a CUDA device (and Triton's interpreter, TRITON_INTERPRET=1, is off)"
     return None
-
-
-def _interpreted() -> bool:
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
 
 
 @dataclass
@@ -62,12 +72,47 @@ class _Launch:
         return -(-self.sizes[0] // BLOCK_ROWS), self.splits
 
 
+def loss_by_triton_where_it_runs(
+    inputs: Inputs, settings: Settings, needs: Needs, *, row_weight: Tensor | None = None
+) -> Results | None:
+    """:func:`loss_by_triton`, or None where its kernels do not run, of which the first time warns.
+
+    A card with less shared memory than a kernel asks for, or a machine without a C compiler, shows when it is launched.
+    Where that failed once it is not tried again, as each try compiles anew.
+
+    Raises:
+        ValueError: as :func:`loss_by_triton`.
+    """
+    vectors = (inputs.query, inputs.positive, inputs.negatives)
+    kind = (inputs.query.device, tuple(tensor.dtype for tensor in vectors), inputs.query.shape[1])
+    if kind in _failed:
+        return None
+    try:
+        return loss_by_triton(inputs, settings, needs, row_weight=row_weight)
+    except LaunchError as error:
+        _failed.add(kind)
+        warnings.warn(
+            f"{error}\nThe loss is computed in PyTorch's blocks instead, to the same values but more slowly; "
+            'implementation="blocked" asks for that and says nothing',
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
 def loss_by_triton(inputs: Inputs, settings: Settings, needs: Needs, *, row_weight: Tensor | None = None) -> Results:
     """Values of every row, and the gradient of sum_r row_weight[r] * total[r] (weight 1 by default).
 
     Raises:
         ValueError: a row without any negative (under the interpreter; on a GPU its loss is NaN).
+        LaunchError: a kernel does not run on this machine.
     """
+    # Triton launches on the current device, wherever the tensors are.
+    with torch.cuda.device_of(inputs.query):
+        return _compute(inputs, settings, needs, row_weight)
+
+
+def _compute(inputs: Inputs, settings: Settings, needs: Needs, row_weight: Tensor | None) -> Results:
     results = allocate(inputs, needs)
     launch = _prepare(inputs, settings)
     pair = (inputs.query.float() * inputs.positive[:, 0].float()).sum(dim=1) * settings.scale  # (N,)
@@ -118,11 +163,17 @@ def _prepare(inputs: Inputs, settings: Settings) -> _Launch:
 
 def _values(launch: _Launch, settings: Settings, pair: Tensor, results: Results) -> tuple[Tensor, Tensor]:
     """Fill in the values. Returns (5, N) facts of each row for the gradients, and dL_ins/d(pair logit), (N,)."""
-    from co2ssl.losses.triton_kernels import values_kernel
-
     sums = pair.new_empty(8, launch.splits, launch.sizes[0])
-    values_kernel[launch.row_grid](
-        *launch.vectors, pair, sums, *launch.sizes, launch.split_size, *launch.scales, **launch.constants
+    _run(
+        "values_kernel",
+        launch.row_grid,
+        *launch.vectors,
+        outranked_below(pair),
+        sums,
+        *launch.sizes,
+        launch.split_size,
+        *launch.scales,
+        **launch.constants,
     )
     _, warm, cool = launch.scales
     largest_q, sum_l, sum_q, sum_q_delta, largest_p, sum_p, sum_p_delta, above = sums.unbind()
@@ -162,8 +213,6 @@ def _values(launch: _Launch, settings: Settings, pair: Tensor, results: Results)
 def _gradients(
     launch: _Launch, inputs: Inputs, settings: Settings, needs: Needs, facts: Tensor, results: Results
 ) -> None:
-    from co2ssl.losses.triton_kernels import row_gradients_kernel, table_gradient_kernel
-
     num_rows, _, width = launch.sizes
     through = bool(settings.consistency_weight) and not settings.detach_positive
     weights = (settings.consistency_weight, settings.forward_weight, settings.reverse_weight)
@@ -172,7 +221,9 @@ def _gradients(
         through_rows = through and needs.positive
         back_q = facts.new_empty(launch.splits, num_rows, width)
         back_p = facts.new_empty(launch.splits, num_rows, width) if through_rows else back_q
-        row_gradients_kernel[launch.row_grid](
+        _run(
+            "row_gradients_kernel",
+            launch.row_grid,
             *launch.vectors,
             facts,
             back_q,
@@ -189,7 +240,9 @@ def _gradients(
         if results.grad_positive is not None and through_rows:
             results.grad_positive += back_p.sum(dim=0)[:, None]
     if results.grad_negatives is not None:
-        table_gradient_kernel[(-(-inputs.num_negatives // BLOCK_NEGATIVES),)](
+        _run(
+            "table_gradient_kernel",
+            (-(-inputs.num_negatives // BLOCK_NEGATIVES),),
             *launch.vectors,
             facts,
             results.grad_negatives,
@@ -199,6 +252,24 @@ def _gradients(
             through_p=through,
             **constants,
         )
+
+
+def _run(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Launch a kernel, which compiles it where that was not done before.
+
+    Raises:
+        LaunchError: either failed, whichever of its exceptions Triton gives for it.
+    """
+    try:
+        from co2ssl.losses import triton_kernels
+
+        getattr(triton_kernels, name)[grid](*arguments, **constants)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise LaunchError(
+            f"the loss's GPU kernel {name} could not be compiled or launched: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _require_negatives(normaliser: Tensor) -> None:

@@ -58,7 +58,8 @@ class SimCLR(nn.Module):
             negatives=gather_with_gradient(embeddings),
             row_id=identity,
             negative_id=gather(identity),
-            # P of a row is Q of its partner: the consistency term then costs no product more.
+            # P of a row is Q of its partner: in blocks the consistency term then costs no product more. The GPU
+            # kernels do not use it, and score the positive as they would any other.
             partner=torch.arange(rows, device=embeddings.device).roll(rows // 2),
         )
         return Step(comparisons=(contrast,))
