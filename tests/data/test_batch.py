@@ -62,3 +62,25 @@ def test_what_was_left_to_the_device_is_done_before_normalising() -> None:
     again = ready.to(torch.device("cpu"))
     assert torch.equal(again.views[0], ready.views[0])
     assert len(seen) == 2
+
+
+def test_a_split_is_done_to_finished_views_and_what_it_normalised_is_left_alone() -> None:
+    def halves(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (view,) = views
+        return view[:, :1].float() / 2, view
+
+    made = Batch(
+        views=(noise(4),),
+        index=torch.arange(4),
+        label=None,
+        step=3,
+        epoch=1,
+        finish=lambda views: tuple(255 - view for view in views),
+        split=halves,
+    )
+    ready = made.to(torch.device("cpu"))
+    assert len(ready.views) == 2
+    assert torch.equal(ready.views[0], (255 - noise(4))[:, :1].float() / 2)
+    assert torch.equal(ready.views[1], normalise(255 - noise(4)))
+    assert ready.split is None
+    assert len(ready.to(torch.device("cpu")).views) == 2

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from co2ssl.data import cache
 from co2ssl.data.cache import cached
 from co2ssl.data.loader import Loader
-from co2ssl.data.sources import BadImage, DataError, FolderSource, Source
+from co2ssl.data.sources import ArraySource, BadImage, DataError, FolderSource, Source
 from co2ssl.data.views import view_recipe
 from tests.images import write_images
 
@@ -94,3 +96,53 @@ def test_views_are_the_same_bytes(tmp_path: Path) -> None:
         for one, other in zip(left.views, right.views, strict=True):
             np.testing.assert_array_equal(one, other)
     assert loaders[0].bad_images == loaders[1].bad_images
+
+
+def test_large_images_are_decoded_few_at_once_and_the_file_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_with_a_bad_one(tmp_path / "images")
+    decode = cache._Decoder.__call__
+    held: list[int] = []
+
+    def counted(decoder: cache._Decoder, task: NDArray[np.int64]) -> cache._Decoded:
+        decoded = decode(decoder, task)
+        held.append(len(decoded.pixels))
+        return decoded
+
+    monkeypatch.setattr(cache._Decoder, "__call__", counted)
+    written = []
+    for most in (cache.CHUNK_BYTES, 4 * 20 * 20 * 3 + 1, 1):
+        monkeypatch.setattr(cache, "CHUNK_BYTES", most)
+        held.clear()
+        folder = tmp_path / str(most)
+        cached(source, folder, workers=0, say=lambda _: None)
+        assert max(held) <= max(most, 20 * 20 * 3)
+        written.append([(path.name, path.read_bytes()) for path in sorted(folder.glob("*.bin"))])
+    assert len(held) == len(source)
+    assert written[0] == written[1] == written[2]
+
+
+class Versioned(ArraySource):
+    """A source of someone's own, with a fingerprint of its own making."""
+
+    def __init__(self, shade: int, fingerprint: str) -> None:
+        super().__init__("mine", np.full((3, 4, 5, 3), shade, np.uint8), None, None)
+        self._fingerprint = fingerprint
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+def test_fingerprints_of_any_characters_have_files_of_their_own(tmp_path: Path) -> None:
+    made = ["v1.2", "v1.3", "photos/2024", "..", "", "caf\udce9", "x" * 300]
+    for shade, fingerprint in enumerate(made):
+        kept = cached(Versioned(shade, fingerprint), tmp_path, workers=0, say=lambda _: None)
+        assert kept.load(0).max() == shade
+        assert kept.fingerprint() == fingerprint
+    assert len(list(tmp_path.iterdir())) == 2 * len(made)
+    # Those of the package's own sources are read where they were written before.
+    ours = folder_with_a_bad_one(tmp_path / "images")
+    cached(ours, tmp_path / "cache", workers=0, say=lambda _: None)
+    names = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert names == {f"images-{ours.fingerprint()}{ending}" for ending in (".bin", ".npz")}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from co2ssl.data import decoding
 from co2ssl.data.decoding import BadImage, decode, from_pillow, read_image
@@ -73,6 +73,16 @@ def test_orientation_is_applied(orientation: int, kind: str) -> None:
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     decoded = decode(encode(rgb(), kind, exif=exif, **options), where="x")
     assert_close(decoded, turns[orientation], 1.5)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_damaged_exif_is_no_damage_to_the_pixels(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(rgb(), kind, exif=b"this is no EXIF block", **options)
+    with pytest.raises(SyntaxError):
+        Image.open(io.BytesIO(data)).getexif()
+    np.testing.assert_array_equal(decode(data, where="x"), picture())
+    np.testing.assert_array_equal(from_pillow(Image.open(io.BytesIO(data)), where="x"), picture())
 
 
 def test_grey_is_repeated() -> None:
@@ -173,14 +183,40 @@ def test_truncated_jpeg_with_a_whole_thumbnail_is_found_out() -> None:
         decode(whole[:-500], where="x")
 
 
+def test_damage_that_pillow_reports_as_an_error_of_its_own() -> None:
+    """As a RuntimeError, which elsewhere is a mistake in a program."""
+    dds = encode(rgb(), "DDS")
+    damaged = [dds[:80] + bytes(4) + dds[84:]]
+    if features.check("avif"):
+        avif = encode(rgb(), "AVIF")
+        start = avif.index(b"mdat") + 4
+        damaged.append(avif[:start] + bytes(len(avif) - start))
+    for data in damaged:
+        with pytest.raises(RuntimeError), Image.open(io.BytesIO(data)) as image:
+            image.load()
+        with pytest.raises(BadImage, match="x: cannot be decoded"):
+            decode(data, where="x")
+
+
+def test_what_says_nothing_of_the_file_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image: Image.Image, where: str) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "_to_rgb", full)
+    with pytest.raises(MemoryError):
+        decode(PNG, where="x")
+
+
 def test_random_damage_never_raises_anything_else() -> None:
     generator = np.random.default_rng(0)
-    kinds = [JPEG, PNG, *(encode(rgb(), kind) for kind in ("GIF", "BMP", "TIFF", "WEBP", "PPM"))]
+    avif = ["AVIF"] if features.check("avif") else []
+    kinds = [JPEG, PNG, *(encode(rgb(), kind) for kind in ("GIF", "BMP", "TIFF", "WEBP", "PPM", *avif))]
     for original in kinds:
-        for _ in range(25):
+        # Much damage is seen when a file is opened, little when its pixels are decoded.
+        for count in 25 * (1, 6):
             damaged = np.frombuffer(original, np.uint8).copy()
-            places = generator.integers(0, min(len(damaged), 300), 6)
-            damaged[places] = generator.integers(0, 256, 6)
+            places = generator.integers(0, min(len(damaged), 300), count)
+            damaged[places] = generator.integers(0, 256, count)
             with contextlib.suppress(BadImage):
                 assert decode(damaged.tobytes(), where="x").ndim == 3
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from co2ssl.data.sources import ArraySource, DataError, FolderSource
 from co2ssl.data.views import make_views, view_recipe
 from co2ssl.data.workers import WorkerError, Workers
 from co2ssl.errors import UsageError
+from tests.processes import ProcessPair
 
 RECIPE = view_recipe("moco-v2", image_size=16)
 
@@ -156,22 +159,60 @@ def test_every_image_at_most_once_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_images_are_replaced_by_the_next_good_one(workers: int) -> None:
+def test_bad_images_are_replaced_by_others_from_anywhere(workers: int) -> None:
     spoiled = {3, 4, 19}
     loader = Loader(Spoiled(20, spoiled), RECIPE, batch_size=4, seed=0, workers=workers, max_bad_share=0.2)
     sound = Loader(Spoiled(20, set()), RECIPE, batch_size=4, seed=0, workers=0)
-    replacement = {3: 5, 4: 5, 19: 0}
+    replaced: dict[tuple[int, int], int] = {}
     for epoch in (0, 1):
         for batch, expected in zip(loader.epoch(epoch), sound.epoch(epoch), strict=True):
-            assert batch.index.tolist() == [replacement.get(index, index) for index in expected.index.tolist()]
+            for index, wanted in zip(batch.index.tolist(), expected.index.tolist(), strict=True):
+                if wanted in spoiled:
+                    replaced[epoch, wanted] = index
+                else:
+                    assert index == wanted
             assert batch.label is not None
             assert batch.label.tolist() == batch.index.tolist()
             for row, index in enumerate(batch.index.tolist()):
                 views = make_views(sound.source.load(index), RECIPE, seed=0, epoch=epoch, index=index)
                 for view, image in zip(batch.views, views, strict=True):
                     np.testing.assert_array_equal(view[row].permute(1, 2, 0).numpy(), image)
+    # Part of what makes a run repeatable, like the draws.
+    assert replaced == {(0, 3): 11, (0, 4): 7, (0, 19): 14, (1, 3): 1, (1, 4): 12, (1, 19): 17}
     assert sorted(loader.bad_images) == [(f"spoiled image {index}", "spoiled") for index in (19, 3, 4)]
     loader.close()
+
+
+class Counted(Spoiled):
+    """Knows how often each image was asked for."""
+
+    def __init__(self, count: int, spoiled: set[int]) -> None:
+        super().__init__(count, spoiled)
+        self.asked: Counter[int] = Counter()
+
+    def load(self, index: int) -> NDArray[np.uint8]:
+        self.asked[index] += 1
+        return super().load(index)
+
+
+def test_bad_images_that_lie_together_are_read_once_and_replaced_by_different_ones() -> None:
+    spoiled = set(range(100, 150))
+    source = Counted(200, spoiled)
+    loader = Loader(source, RECIPE, batch_size=200, seed=0, workers=0, max_bad_share=0.5)
+    (batch,) = loader.epoch(0)
+    assert [source.asked[index] for index in sorted(spoiled)] == [1] * 50
+    order = hashing.permutation(0, epoch=0, length=200).tolist()
+    taken = [index for index, wanted in zip(batch.index.tolist(), order, strict=True) if wanted in spoiled]
+    assert len(taken) == 50
+    assert len(set(taken)) > 35
+
+
+def test_the_only_good_image_is_found() -> None:
+    loader = Loader(Spoiled(40, set(range(40)) - {17}), RECIPE, batch_size=20, seed=0, workers=0, max_bad_share=1.0)
+    assert [batch.index.tolist() for batch in loader.epoch(0)] == [[17] * 20] * 2
+    loader = Loader(Spoiled(40, set(range(40))), RECIPE, batch_size=20, seed=0, workers=0, max_bad_share=1.0)
+    with pytest.raises(DataError, match=r"none of the 40 images of spoiled can be read; .* image \d+ \(spoiled\)"):
+        list(loader.epoch(0))
 
 
 @pytest.mark.parametrize("spoiled", [{1, 5, 6}, set(range(20))])
@@ -183,6 +224,69 @@ def test_too_many_bad_images_stop_the_run(workers: int, spoiled: set[int]) -> No
     ):
         list(loader.epoch(0))
     loader.close()
+
+
+def last_batch(spoiled: set[int], known_bad: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """Bad images that the last batch of an epoch meets: it wants 1, 10, 19 and 2, and of 20 images two may be bad."""
+    source = Spoiled(20, spoiled)
+    loader = Loader(source, RECIPE, batch_size=4, seed=0, workers=0, max_bad_share=0.1, known_bad=known_bad)
+    assert len(list(loader.epoch(0, first_step=4))) == 1
+    return loader.bad_images
+
+
+def test_bad_images_of_earlier_parts_of_a_run_count() -> None:
+    known = [("spoiled image 8", "spoiled"), ("spoiled image 5", "spoiled")]
+    met = [("spoiled image 2", "spoiled")]
+    assert last_batch({2, 5, 8}) == met
+    with pytest.raises(DataError, match=r"3 of the 20 images of spoiled cannot be read, more than 10%"):
+        last_batch({2, 5, 8}, known)
+    # One that is met again is still one.
+    assert last_batch({2, 8}, [*known[:1], *met]) == met
+    # Whoever was told to replace them did, or they are of other images.
+    assert last_batch({2}, known) == met
+    assert last_batch({2}, [(f"another image {number}", "spoiled") for number in range(9)]) == met
+
+
+# Three of the images that each of two processes has in the first epoch, in their first three batches.
+SPREAD = {8, 13, 29, 11, 14, 30}
+
+
+def epoch_of_two(share_every: int) -> tuple[int, str, list[tuple[str, str]]]:
+    """For a process of the pair: batches that it had, how the epoch ended, and the bad images that it knows of."""
+    loader = Loader(Spoiled(40, SPREAD), RECIPE, batch_size=8, seed=0, workers=0, max_bad_share=0.125)
+    taken, said = 0, ""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loader_module, "SHARE_EVERY", share_every)
+        try:
+            for _ in loader.epoch(0):
+                taken += 1
+        except DataError as error:
+            said = str(error)
+    return taken, said, sorted(loader.bad_images)
+
+
+@pytest.mark.parametrize(("share_every", "batches"), [(1_000, 5), (2, 4)])
+def test_the_limit_is_one_for_all_processes(two_processes: ProcessPair, share_every: int, batches: int) -> None:
+    everything = sorted((f"spoiled image {index}", "spoiled") for index in SPREAD)
+    for taken, said, bad in two_processes(epoch_of_two, share_every):
+        assert "6 of the 40 images of spoiled cannot be read, more than 12.5%" in said
+        assert taken == batches
+        assert bad == everything
+
+
+def stopped_within_an_epoch() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """For a process of the pair: the bad images that it met in a batch, and those that both did."""
+    loader = Loader(Spoiled(40, SPREAD), RECIPE, batch_size=8, seed=0, workers=0, max_bad_share=0.5)
+    next(loader.epoch(0))
+    own = list(loader.bad_images)
+    loader.share_bad_images()
+    return own, sorted(loader.bad_images)
+
+
+def test_bad_images_of_all_processes_are_named(two_processes: ProcessPair) -> None:
+    (first, both), (second, again) = two_processes(stopped_within_an_epoch)
+    assert (first, second) == ([("spoiled image 8", "spoiled")], [("spoiled image 30", "spoiled")])
+    assert both == again == sorted(first + second)
 
 
 def test_files_from_disk_with_one_broken(tmp_path: Path) -> None:
@@ -290,6 +394,27 @@ def test_a_killed_worker_is_an_error_not_a_hang() -> None:
     workers: Workers[int, int] = Workers(die, 2)
     with pytest.raises(WorkerError, match="a data worker process died"):
         list(workers.run(range(20)))
+
+
+def own_process(task: int) -> int:
+    return os.getpid()
+
+
+def compute_while_a_worker_dies() -> None:
+    """As a training step does, between one batch and the next."""
+    workers: Workers[int, int] = Workers(own_process, 1)
+    for worker in workers.run(range(100)):
+        os.kill(worker, signal.SIGKILL)
+        began = time.monotonic()
+        while time.monotonic() - began < 20:
+            time.sleep(0.01)
+        pytest.fail("nobody said so")
+
+
+def test_a_worker_killed_while_the_main_process_computes_is_the_same_error() -> None:
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=r"a data worker process died .*--shm-size"):
+            compute_while_a_worker_dies()
 
 
 def test_a_mistake_in_a_worker_keeps_its_name() -> None:

@@ -133,17 +133,40 @@ def test_ambiguous_folders_have_no_labels(tmp_path: Path, layout: list[str]) -> 
     assert FolderSource(str(tmp_path)).labels is None
 
 
-@pytest.mark.parametrize("val", ["val", "test", "valid", "validation"])
-def test_split_folders(tmp_path: Path, val: str) -> None:
-    for name in ("train/a/1.png", "train/b/1.png", f"{val}/a/2.png", f"{val}/b/2.png", f"{val}/c/2.png"):
-        put(tmp_path / name)
+@pytest.mark.parametrize(
+    ("train_folder", "val"),
+    [
+        *(("train", val) for val in ("val", "valid", "validation", "dev", "eval", "test", "testing")),
+        ("Train", "Test"),
+        ("Training", "Testing"),
+        ("TRAIN", "val"),
+    ],
+)
+def test_split_folders(tmp_path: Path, train_folder: str, val: str) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        put(tmp_path / train_folder / name)
+    for name in ("a/2.png", "b/2.png", "c/2.png"):
+        put(tmp_path / val / name)
     train, measured = open_source(str(tmp_path)), open_source(str(tmp_path), "val")
     assert (len(train), train.classes) == (2, ("a", "b"))
     assert (len(measured), measured.classes) == (3, ("a", "b", "c"))
     # The same folders named outright, whatever the split.
     for split in ("train", "val"):
         assert open_source(str(tmp_path / val), split).fingerprint() == measured.fingerprint()
-        assert open_source(str(tmp_path / "train"), split).fingerprint() == train.fingerprint()
+        assert open_source(str(tmp_path / train_folder), split).fingerprint() == train.fingerprint()
+
+
+def test_of_several_parts_to_measure_on_one_is_taken(tmp_path: Path) -> None:
+    for number, name in enumerate(["train", "Test", "Valid", "eval"], start=1):
+        for image in range(number):
+            put(tmp_path / name / f"{image}.png")
+    assert len(open_source(str(tmp_path), "val")) == 3
+    (tmp_path / "val").touch()
+    assert len(open_source(str(tmp_path), "val")) == 3
+    put(tmp_path / "valid/1.png")
+    if len(list(tmp_path.iterdir())) == 6:
+        # Where names that differ by case alone are two: the one in lower case.
+        assert len(open_source(str(tmp_path), "val")) == 1
 
 
 def test_a_class_called_train_is_not_a_split(tmp_path: Path) -> None:
@@ -200,6 +223,22 @@ def test_a_name_that_means_the_same_from_everywhere(tmp_path: Path, monkeypatch:
         ("trip:2024", f"{tmp_path}/trip:2024"),
     ):
         assert full_spec(spec) == full
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("photos/1.png", "c10/train/a/1.png", "c10/test/a/1.png"):
+        put(tmp_path / name)
+    (tmp_path / "list.txt").write_text("photos/1.png\nphotos/1.png\n")
+    for spec, count in (("~/photos", 1), ("~/list.txt", 2), ("cifar10:~/c10", 1)):
+        source = open_source(spec)
+        assert len(source) == count
+        assert source.describe(0).startswith(f"{tmp_path}/")
+        assert full_spec(spec) == spec.replace("~", str(tmp_path))
+    with pytest.raises(DataError, match=rf"no such folder: {tmp_path}/photo; did you mean {tmp_path}/photos"):
+        open_source("~/photo")
 
 
 def test_only_what_torchvision_fetches_is_downloaded(tmp_path: Path) -> None:

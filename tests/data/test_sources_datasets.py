@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
+from co2ssl.data.loader import evaluation_batches
 from co2ssl.data.sources import BadImage, DataError, DatasetSource, Source
 from tests.images import write_classes
 
@@ -228,9 +231,58 @@ def test_an_image_that_the_data_set_cannot_read_is_a_bad_one() -> None:
     assert source.load(4).shape == (7, 6, 3)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        Image.DecompressionBombError("too many pixels"),
+        RuntimeError("Failed to decode frame 0"),
+        NotImplementedError("Unimplemented pixel format 99"),
+        struct.error("unpack requires a buffer of 4 bytes"),
+        zlib.error("Error -3 while decompressing data"),
+        KeyError("no such mode"),
+    ],
+)
+def test_whatever_pillow_reports_is_a_bad_image(error: Exception) -> None:
+    def opened(pixels: Any) -> Any:
+        if (pixels == PIXELS[2]).all():
+            raise error
+        return pixels
+
+    source = DatasetSource(Made(opened))
+    with pytest.raises(BadImage, match=r"Made image 2: cannot be read: ") as caught:
+        source.load(2)
+    assert str(error) in caught.value.reason
+
+
+def test_an_odd_item_that_was_not_looked_at_is_a_bad_image() -> None:
+    items: list[Any] = [*PIXELS] * 8
+    items[1] = PIXELS[1].astype(np.uint16)
+    items[2] = PIXELS[2][..., :2]
+    items[3] = PIXELS[3] / np.float64(250)
+    items[4] = {"image": PIXELS[4]}
+    source = DatasetSource(items)
+    bad: list[tuple[str, str]] = []
+    batches = evaluation_batches(
+        source, image_size=6, resize=None, batch_size=40, workers=0, max_bad_share=0.1, bad_images=bad
+    )
+    ((_, _, index),) = batches
+    assert index.tolist() == [0, *range(5, 40)]
+    assert bad == [
+        ("list image 1", "has pixels of type uint16; give uint8, or floating point from 0 to 1"),
+        ("list image 2", "is a ndarray of shape (7, 6, 2); give (H, W) or (H, W, C) with 1, 3 or 4 channels"),
+        ("list image 3", "has values from 0 to 1.02; give images before normalisation, from 0 to 1"),
+        ("list image 4", "is a dict; give a Pillow image, an array or a tensor"),
+    ]
+
+
 def test_a_mistake_in_the_data_set_surfaces_as_one() -> None:
     with pytest.raises(ZeroDivisionError):
         DatasetSource(Made(lambda _: 1 // 0))
+    # These may be a damaged image, where it is not every one.
+    with pytest.raises(DataError, match=r"none of 5 images of Made .* the first: Made image 0: .*'image'") as caught:
+        DatasetSource(Made(lambda pixels: {"pixels": pixels}["image"]))
+    assert isinstance(caught.value.__cause__, BadImage)
+    assert isinstance(caught.value.__cause__.__cause__, KeyError)
 
 
 def test_torchvisions_fake_data_and_tensors() -> None:

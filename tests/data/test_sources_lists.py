@@ -80,15 +80,23 @@ def test_a_csv_with_labels_and_splits(photos: Path) -> None:
         '8,photos/2.png,"cat, small",Training\r\n'
         "\r\n"
         "9,photos/3.png,dog,test\r\n"
-        "10,photos/4.png,cow,valid\r\n",
+        "10,photos/4.png,cow,valid\r\n"
+        "11,photos/5.png,dog,VAL\r\n",
     )
     assert widths(path) == [1, 2]
     assert labels(path) == ["dog", "cat, small"]
-    assert widths(path, "val") == [3, 4]
-    assert labels(path, "val") == ["dog", "cow"]
+    # As of folders: what there is to test on is left alone where there is something to validate on.
+    assert widths(path, "val") == [4, 5]
+    assert labels(path, "val") == ["cow", "dog"]
     # The parts number the classes alike, whichever they hold.
     assert open_source(path).classes == open_source(path, "val").classes == ("cat, small", "cow", "dog")
     assert open_source(path).fingerprint() != open_source(path, "val").fingerprint()
+
+
+def test_a_csv_with_rows_to_test_on_alone(photos: Path) -> None:
+    path = written(photos / "l.csv", "path,split\nphotos/1.png,train\nphotos/2.png,Test\nphotos/3.png,testing\n")
+    assert widths(path) == [1]
+    assert widths(path, "val") == [2, 3]
 
 
 def test_a_label_that_is_called_like_a_split(photos: Path) -> None:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from co2ssl.data.batch import Batch
+from co2ssl.data.batch import Batch, normalise
 from co2ssl.data.loader import Loader
 from co2ssl.data.sources import open_source
-from co2ssl.data.views import VIEW_RECIPES, ViewRecipe, view_recipe
+from co2ssl.data.views import VIEW_RECIPES, ViewRecipe, make_views, view_recipe
 from co2ssl.distributed import rank
 from tests.data.photographs import photograph
 from tests.processes import NUM_PROCESSES, ProcessPair
@@ -30,12 +30,13 @@ STEPS = NUM_IMAGES // BATCH
 SEED = 5
 EPOCHS = (0, 3)
 
-# Two views alone; one view with a split; nine patches that share a crop.
-NAMES = ["moco-v2", "simclr", "cmc", "jigsaw"]
+# Two views alone; one view with a split; patches that share a crop, also with a split, and many; views of two sizes.
+NAMES = ["moco-v2", "simclr", "cmc", "jigsaw", "relative-position", "cpc-v2", "pirl"]
 
 
 def recipe(name: str) -> ViewRecipe:
-    return view_recipe(name, image_size=None if name == "jigsaw" else 40)
+    patches = VIEW_RECIPES[name].shared or VIEW_RECIPES[name].more
+    return view_recipe(name, image_size=None if patches else 40)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_there_is_something_to_compare(straight: Straight) -> None:
     for name in NAMES:
         rows = [row for epoch in EPOCHS for batch in straight[name, epoch] for row in batch]
         assert len(rows) == len(EPOCHS) * STEPS * BATCH
-        # The image that cannot be read is replaced by its neighbour, which then comes twice in an epoch.
+        # The image that cannot be read is replaced by another, which then comes twice in an epoch.
         assert 9 not in {index for _, _, index, _, _ in rows}
         for place in (3, 4):
             assert len({row[place] for row in rows}) >= len(rows) - len(EPOCHS)
@@ -128,6 +129,30 @@ def test_resumed_in_mid_epoch_by_two_processes(folder: Path, straight: Straight,
     shares = two_processes(in_this_process, str(folder), "jigsaw", 3, 2)
     joined = [first + second for first, second in zip(shares[0][1], shares[1][1], strict=True)]
     assert joined == straight["jigsaw", 3][2:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_views_are_those_of_each_image_by_itself(folder: Path, name: str) -> None:
+    """Whatever is done once for several views, and whatever their sizes are."""
+    source = open_source(str(folder))
+    loader = Loader(source, recipe(name), batch_size=BATCH, seed=SEED, workers=0)
+    batch = next(loader.epoch(3))
+    assert tuple(view.shape[2] for view in batch.views) == recipe(name).sizes
+    for row, index in enumerate(batch.index.tolist()):
+        alone = make_views(source.load(index), recipe(name), seed=SEED, epoch=3, index=index)
+        for view, image in zip(batch.views, alone, strict=True):
+            np.testing.assert_array_equal(view[row].permute(1, 2, 0).numpy(), image)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_gets_the_views_of_its_recipe(folder: Path, name: str) -> None:
+    loader = Loader(open_source(str(folder)), recipe(name), batch_size=BATCH, seed=SEED, workers=0)
+    batch = next(loader.epoch(0))
+    expected = recipe(name).on_device(batch.views)
+    ready = batch.to(torch.device("cpu")).views
+    assert len(ready) == len(expected) == (2 if name == "cmc" else recipe(name).num_views)
+    for view, other in zip(ready, expected, strict=True):
+        assert torch.equal(view, normalise(other))
 
 
 def test_other_draws_are_noticed(straight: Straight) -> None:

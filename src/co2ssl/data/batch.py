@@ -30,6 +30,8 @@ class Batch:
         epoch: epochs finished before this batch.
         finish: what is still to be done to uint8 views, on the device: their crops in, the views out. None where
             workers made the whole of them.
+        split: done to the whole of them after that, on the device: the uint8 views in, those that a method gets out
+            (:attr:`ViewRecipe.split`). None where these are the same.
     """
 
     views: tuple[Tensor, ...]
@@ -38,21 +40,26 @@ class Batch:
     step: int
     epoch: int
     finish: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None
+    split: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None
 
     def to(self, device: torch.device, *, dtype: torch.dtype = torch.float32) -> Batch:
-        """The batch on ``device`` with finished, normalised floating-point views in channels-last layout.
+        """The batch on ``device`` with the views that a method gets, in floating point.
 
-        uint8 is what crosses to the device: a quarter of the bytes of float32.
+        uint8 is what crosses to the device: a quarter of the bytes of float32. There it is normalised, into
+        channels-last layout; what a split made floating point is only cast.
         """
         views = tuple(view.to(device, non_blocking=True) for view in self.views)
         if self.finish is not None:
             views = self.finish(views)
+        if self.split is not None:
+            views = self.split(views)
         return replace(
             self,
             views=tuple(normalise(view, dtype=dtype) for view in views),
             index=self.index.to(device, non_blocking=True),
             label=None if self.label is None else self.label.to(device, non_blocking=True),
             finish=None,
+            split=None,
         )
 
 

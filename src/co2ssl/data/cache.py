@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,13 +22,18 @@ from co2ssl.data.sources import DataError, Source
 from co2ssl.data.workers import Workers
 
 CHUNK = 64
-"""Images that a worker decodes at once."""
+"""Images that a worker decodes at once, where they are small."""
+CHUNK_BYTES = 64_000_000
+"""Bytes of pixels that it decodes at once, as far as a sample tells: shared memory has to hold two chunks a worker."""
 SAMPLE = 32
 """Images that are decoded first, to tell how much room all of them need."""
 SPARE = 1.1
 """Room asked for, as a multiple of the estimate: the sample may be smaller than the rest."""
 
 _NONE = np.empty(0, dtype=np.uint8)
+
+# What a fingerprint of this package's sources looks like.
+_OURS = re.compile(r"[0-9a-f]{16}")
 
 
 def cached(source: Source, folder: Path, *, workers: int, say: Callable[[str], None]) -> Source:
@@ -45,13 +52,14 @@ def cached(source: Source, folder: Path, *, workers: int, say: Callable[[str], N
     Raises:
         DataError: the disk has no room for the decoded images, or writing failed.
     """
-    stem = folder / f"images-{source.fingerprint()}"
-    pixels, places = stem.with_suffix(".bin"), stem.with_suffix(".npz")
+    name = _name(source.fingerprint())
+    pixels, places = folder / f"{name}.bin", folder / f"{name}.npz"
     if not (pixels.is_file() and places.is_file()):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _require_room(source, folder, say)
-            _build(source, pixels, places, workers)
+            sizes = _sampled_sizes(source)
+            _require_room(source, sizes, folder, say)
+            _build(source, pixels, places, workers, at_once=_images_at_once(sizes))
         except OSError as error:
             raise DataError(
                 f"cannot write the decoded images to {folder} ({error.strerror or error}): "
@@ -136,10 +144,26 @@ def _load(source: Source, index: int) -> Image | str:
         return error.reason
 
 
-def _require_room(source: Source, folder: Path, say: Callable[[str], None]) -> None:
-    """Raise DataError where the disk would not hold the pixels of all images, judged by a few of them."""
+def _name(fingerprint: str) -> str:
+    """What the files are called: by the fingerprint, or by a hash of one that someone's own source makes up."""
+    if not _OURS.fullmatch(fingerprint):
+        fingerprint = hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"images-{fingerprint}"
+
+
+def _sampled_sizes(source: Source) -> list[int]:
+    """Bytes of pixels of a few images, spread over all; 0 of one that cannot be read."""
     sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(np.int64))
-    sizes = [0 if isinstance(image, str) else image.size for image in (_load(source, int(i)) for i in sample)]
+    return [0 if isinstance(image, str) else image.size for image in (_load(source, int(i)) for i in sample)]
+
+
+def _images_at_once(sizes: Sequence[int]) -> int:
+    """How many images a worker decodes at once, where the largest of all is as large as the largest of some."""
+    return max(1, min(CHUNK, CHUNK_BYTES // max(1, *sizes)))
+
+
+def _require_room(source: Source, sizes: Sequence[int], folder: Path, say: Callable[[str], None]) -> None:
+    """Raise DataError where the disk would not hold the pixels of all images, judged by the sizes of a few of them."""
     needed = int(np.mean(sizes) * len(source))
     free = shutil.disk_usage(folder).free
     if SPARE * needed > free:
@@ -150,12 +174,12 @@ def _require_room(source: Source, folder: Path, say: Callable[[str], None]) -> N
     say(f"decoding {len(source):,} images once: about {needed / 1e9:.2f} GB in {folder}")
 
 
-def _build(source: Source, pixels: Path, places: Path, workers: int) -> None:
+def _build(source: Source, pixels: Path, places: Path, workers: int, *, at_once: int) -> None:
     """Write the pixels, then where they lie: the second file says that the first is whole."""
     partial = pixels.with_name(pixels.name + ".partial")
     places.unlink(missing_ok=True)
     with partial.open("wb") as file:
-        shapes, reasons = _write_pixels(source, file, workers)
+        shapes, reasons = _write_pixels(source, file, workers, at_once)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, pixels)
@@ -175,13 +199,13 @@ def _build(source: Source, pixels: Path, places: Path, workers: int) -> None:
     os.replace(partial, places)
 
 
-def _write_pixels(source: Source, file: BinaryIO, workers: int) -> tuple[NDArray[np.int64], list[str]]:
+def _write_pixels(source: Source, file: BinaryIO, workers: int, at_once: int) -> tuple[NDArray[np.int64], list[str]]:
     """Shapes (N, 2) of the images, in whose order their pixels were written, and reasons ("" where there is none)."""
     shapes: list[NDArray[np.int64]] = []
     reasons: list[str] = []
     pool = Workers(_Decoder(source), workers)
     try:
-        for decoded in pool.run(_chunks(len(source))):
+        for decoded in pool.run(_chunks(len(source), at_once)):
             file.write(decoded.pixels.numpy().data)
             shapes.append(decoded.shape)
             reasons.extend(decoded.reasons)
@@ -190,5 +214,5 @@ def _write_pixels(source: Source, file: BinaryIO, workers: int) -> tuple[NDArray
     return np.concatenate(shapes), reasons
 
 
-def _chunks(length: int) -> Iterator[NDArray[np.int64]]:
-    return (np.arange(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK))
+def _chunks(length: int, at_once: int) -> Iterator[NDArray[np.int64]]:
+    return (np.arange(start, min(start + at_once, length)) for start in range(0, length, at_once))

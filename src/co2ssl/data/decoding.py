@@ -17,7 +17,7 @@ from typing import cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # Twice Pillow's warning threshold, which is where Pillow itself refuses: about 179 million pixels, 0.5 GB as RGB.
 MAX_PIXELS = 178_956_970
@@ -29,8 +29,7 @@ _TAIL_BYTES = 1024
 # and would be read into memory before that is found out.
 MAX_BYTES = 2**31
 
-# How Pillow's decoders report broken files.
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -38,10 +37,23 @@ _DECODING_ERRORS = (
     IndexError,
     TypeError,
     KeyError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
+"""How Pillow's decoders report broken files. Not MemoryError, which says nothing of the file."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImage(Exception):  # noqa: N818 - a fact about one file that the loader skips over, not a failure of the run
@@ -82,7 +94,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def decode(data: bytes, *, where: str) -> NDArray[np.uint8]:
-    """Encoded bytes as RGB, (H, W, 3) uint8, upright by their EXIF orientation.
+    """Encoded bytes as RGB, (H, W, 3) uint8, upright by their EXIF orientation where that can be read.
 
     Grey is repeated over the channels, palettes are looked up, transparency is dropped, CMYK is converted as Pillow
     does, 16 bits are scaled to 8, and of an animation the first frame is taken.
@@ -105,8 +117,9 @@ def from_pillow(image: Image.Image, *, where: str) -> NDArray[np.uint8]:
     if width * height > MAX_PIXELS:
         raise BadImage(where, f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
     try:
-        return np.array(_to_rgb(ImageOps.exif_transpose(image), where))
-    except _DECODING_ERRORS as error:
+        image.load()
+        return np.array(_to_rgb(_upright(image), where))
+    except DECODING_ERRORS as error:
         raise BadImage(where, f"cannot be decoded: {error}") from error
 
 
@@ -121,8 +134,20 @@ def _decode_with_pillow(data: bytes, where: str) -> NDArray[np.uint8]:
         raise BadImage(where, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise BadImage(where, f"more than {MAX_PIXELS:,} pixels") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise BadImage(where, f"cannot be decoded: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded image turned by its EXIF orientation; as it is where that is damaged, which the pixels need not be.
+
+    Pillow's ``exif_transpose`` also writes the EXIF block anew, which damage elsewhere in it would stop.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except DECODING_ERRORS:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -43,7 +43,7 @@ def batched_views(images: Tensor, recipe: ViewRecipe, drawn: Sequence[Sequence[N
 
     Args:
         images: (N, H, W, 3) uint8 RGB; not changed.
-        recipe: crop, colour jitter, grey, flip and blur in any order; ``split`` is left to the training step.
+        recipe: crop, colour jitter, grey, flip and blur in any order; ``split`` is left to :meth:`Batch.to`.
         drawn: for each view, what :meth:`ViewRecipe.draw` gave for these images, arrays of N rows.
 
     Returns:
@@ -84,7 +84,7 @@ def finished_views(
 
     Args:
         crops: for each view (N, 3, size, size) uint8, by :func:`crops_alone`; not changed.
-        recipe: the whole of it; ``split`` is left to the training step.
+        recipe: the whole of it; ``split`` is left to :meth:`Batch.to`.
         drawn: for each view, what was drawn for its operations after the crop, arrays of N rows.
 
     Returns:

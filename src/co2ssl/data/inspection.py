@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import time
 import warnings
 from collections import Counter
@@ -16,7 +15,7 @@ from PIL import Image as PillowImage
 
 from co2ssl.data import hashing
 from co2ssl.data.copies import Pairs, Picture, exact_copies, near_copies, picture
-from co2ssl.data.decoding import BadImage
+from co2ssl.data.decoding import DECODING_ERRORS, BadImage
 from co2ssl.data.sources import FileSource, Source, Subset
 from co2ssl.data.workers import Workers
 
@@ -35,8 +34,6 @@ _MODES = {
     "CMYK": "CMYK",
     "I": "grey, more than 8 bits",
 }
-# How Pillow says that what stands around the pixels is damaged, or that the file went away.
-_HEADER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, struct.error)
 _SAME_FORMAT = {"JPG": "JPEG", "JPE": "JPEG", "TIF": "TIFF", "PGM": "PPM", "MPO": "JPEG"}
 
 
@@ -251,7 +248,8 @@ def _header(path: str) -> tuple[str, str, tuple[str, ...]]:
             warnings.simplefilter("ignore")
             with PillowImage.open(path) as image:
                 return _kind(image, path)
-    except _HEADER_ERRORS:
+    except DECODING_ERRORS:
+        # What stands around the pixels is damaged, or the file went away.
         return "", "", ("a damaged header",)
 
 

@@ -36,8 +36,8 @@ class ViewRecipe:
         num_views: views per image, of both kinds.
         shared: applied before ``operations``, with the same drawn parameters in all views.
         more: how the views of the second kind are made, which come after those of the first.
-        split: done to a whole batch where it is trained on, so that uint8 crosses to the device: the uint8 views of
-            the workers in, the method's views out. Floating-point views it gives are not normalised again.
+        split: done to a whole batch by :meth:`Batch.to`, so that uint8 crosses to the device: the uint8 views of the
+            workers in, the method's views out. Floating-point views it gives are not normalised again.
     """
 
     name: str

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -36,6 +38,9 @@ class Workers(Generic[Task, Made]):
 
     Results come in the order of the tasks whatever the number of processes. Tensors in them travel through shared
     memory, and arrive in page-locked memory where there is a GPU to copy them to.
+
+    A process that dies is a :class:`WorkerError`, raised in the main thread as soon as it is known: where the next
+    result is waited for, or in whatever is done between two of them.
     """
 
     def __init__(self, make: Callable[[Task], Made], count: int) -> None:
@@ -56,15 +61,14 @@ class Workers(Generic[Task, Made]):
         self._tasks.tasks = tasks
         try:
             yield from self._start()
+        except WorkerError:
+            self.close()
+            raise
         except RuntimeError as error:
-            # The only word of a death that DataLoader gives; an exception inside `make` comes as its own type and text.
-            if not str(error).startswith("DataLoader worker (pid"):
+            if not _is_death(error):
                 raise
             self.close()
-            raise WorkerError(
-                f"a data worker process died ({str(error).splitlines()[0]}). Most often memory ran out: use fewer "
-                "workers or a smaller batch, or in a container give more shared memory (--shm-size)"
-            ) from error
+            raise _worker_error(error) from error
 
     def close(self) -> None:
         """End the processes."""
@@ -90,9 +94,51 @@ class Workers(Generic[Task, Made]):
         # they ignore it themselves.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return iter(self._loader)
+            results = iter(self._loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _translate_deaths()
+        return results
+
+
+class _Translated:
+    """torch's handler of the signal that a child has ended, which raises wherever the main thread is at that time."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._handler(number, frame)
+        except RuntimeError as error:
+            if not _is_death(error):
+                raise
+            raise _worker_error(error) from error
+
+
+def _translate_deaths() -> None:
+    """Have deaths of workers raised as :class:`WorkerError` from now on.
+
+    torch puts its handler in place with the first workers of a process. Outside the main thread, where Python allows
+    no handlers, neither does anything: a death is then known where the next result is waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and not isinstance(handler, _Translated):
+        signal.signal(signal.SIGCHLD, _Translated(handler))
+
+
+def _is_death(error: RuntimeError) -> bool:
+    # The only word of a death that DataLoader gives; an exception inside `make` comes as its own type and text.
+    return str(error).startswith("DataLoader worker (pid")
+
+
+def _worker_error(error: RuntimeError) -> WorkerError:
+    return WorkerError(
+        f"a data worker process died ({str(error).splitlines()[0]}). Most often memory ran out: use fewer "
+        "workers or a smaller batch, or in a container give more shared memory (--shm-size)"
+    )
 
 
 class _Tasks:

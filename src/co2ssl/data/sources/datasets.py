@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from co2ssl.data.decoding import BadImage, from_pillow
+from co2ssl.data.decoding import DECODING_ERRORS, BadImage, from_pillow
 from co2ssl.data.pixels import Image
 from co2ssl.data.sources.protocol import DataError, hash_arrays
 
-# Images whose pixels stand for all of them in the fingerprint.
+# Images that are looked at when a data set is opened, and whose pixels stand for all of them in the fingerprint.
 _SAMPLED = 8
-
-# How the code of a data set says that it cannot read an image. Anything else is a mistake in it, and surfaces as one.
-_READING_ERRORS = (OSError, ValueError, SyntaxError, EOFError)
 
 
 class Numbered(Protocol):
@@ -43,12 +40,16 @@ class DatasetSource:
     torchvision's data sets have it, and class names from ``classes``; labels in the items are not looked at, which
     would load every image.
 
+    Some items are looked at here, and have to be such images unless the data set cannot read them. Any other item that
+    is none is a bad image, as one that cannot be read is.
+
     Args:
         dataset: the images, the same at every reading: views are made here, so leave random transforms out.
         name: what messages call it; None for the name of its class.
 
     Raises:
-        DataError: no length, no items, an item that is no image, or images that change from one reading to the next.
+        DataError: no length, no items, or among those looked at one that is no such image, none that can be read, or
+            one that changes from one reading to the next.
     """
 
     def __init__(self, dataset: Numbered, name: str | None = None) -> None:
@@ -75,15 +76,12 @@ class DatasetSource:
         """The image as RGB (H, W, 3) uint8.
 
         Raises:
-            BadImage: the data set cannot read it, or it has no pixels.
-            DataError: the item is no image.
+            BadImage: the data set cannot read it, it has no pixels, or it is no image of a kind that is taken.
         """
-        where = self.describe(index)
         try:
-            item = self.dataset[index]
-        except _READING_ERRORS as error:
-            raise BadImage(where, f"cannot be read: {error}") from error
-        return _to_rgb(item[0] if isinstance(item, tuple | list) and item else item, where)
+            return self._image(index)
+        except _NoImage as error:
+            raise BadImage(self.describe(index), str(error)) from error
 
     def describe(self, index: int) -> str:
         """Name and number."""
@@ -93,18 +91,41 @@ class DatasetSource:
         """A hash of the length and of a sample of the images."""
         return self._fingerprint
 
+    def _image(self, index: int) -> Image:
+        """The image. Raises :class:`BadImage`, and :class:`_NoImage` where the item is none."""
+        where = self.describe(index)
+        try:
+            item = self.dataset[index]
+        except DECODING_ERRORS as error:
+            raise BadImage(where, f"cannot be read: {error}") from error
+        return _to_rgb(item[0] if isinstance(item, tuple | list) and item else item, where)
+
     def _read_sample(self) -> str:
         length = np.array([len(self)], dtype=np.int64)
         images = []
+        bad: list[BadImage] = []
         for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)).tolist():
             try:
-                images.append(self.load(index))
-            except BadImage:
+                images.append(self._image(index))
+            except BadImage as error:
+                bad.append(error)
                 images.append(np.zeros(0, dtype=np.uint8))
+            except _NoImage as error:
+                raise DataError(f"{self.describe(index)} {error}") from error
+        if len(bad) == len(images):
+            # A mistake in the program that made the data set looks like this too, and its traceback is the cause.
+            raise DataError(
+                f"none of {len(bad)} images of {self.name} that were looked at can be read; the first: {bad[0]}"
+            ) from bad[0]
         return hash_arrays(length, *images)
 
 
+class _NoImage(Exception):  # noqa: N818 - what it comes to depends on when it is found out
+    """An item that is not an image of a kind that is taken. The message goes on where the item's name ends."""
+
+
 def _to_rgb(image: object, where: str) -> Image:
+    """Raises :class:`_NoImage`, and :class:`BadImage` where it is one that cannot be used."""
     if isinstance(image, PillowImage.Image):
         return from_pillow(image, where=where)
     if isinstance(image, Tensor):
@@ -114,29 +135,27 @@ def _to_rgb(image: object, where: str) -> Image:
     elif isinstance(image, np.ndarray):
         pixels, shapes = image, "(H, W) or (H, W, C)"
     else:
-        raise DataError(f"{where} is a {type(image).__name__}; give a Pillow image, an array or a tensor")
+        raise _NoImage(f"is a {type(image).__name__}; give a Pillow image, an array or a tensor")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         kind = type(image).__name__
-        raise DataError(f"{where} is a {kind} of shape {tuple(image.shape)}; give {shapes} with 1, 3 or 4 channels")
+        raise _NoImage(f"is a {kind} of shape {tuple(image.shape)}; give {shapes} with 1, 3 or 4 channels")
     if pixels.size == 0:
         raise BadImage(where, f"no pixels, shape {tuple(image.shape)}")
-    colours = _to_bytes(pixels, where)[..., :3]
+    colours = _to_bytes(pixels)[..., :3]
     # A copy of its own: what the data set gave may be read-only, of which torch warns.
     return np.array(np.broadcast_to(colours, (*colours.shape[:2], 3)), order="C")
 
 
-def _to_bytes(pixels: NDArray[Any], where: str) -> NDArray[np.uint8]:
+def _to_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):
-        raise DataError(f"{where} has pixels of type {pixels.dtype}; give uint8, or floating point from 0 to 1")
+        raise _NoImage(f"has pixels of type {pixels.dtype}; give uint8, or floating point from 0 to 1")
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0.0 and high <= 1.0):
-        raise DataError(
-            f"{where} has values from {low:.3g} to {high:.3g}; give images before normalisation, from 0 to 1"
-        )
+        raise _NoImage(f"has values from {low:.3g} to {high:.3g}; give images before normalisation, from 0 to 1")
     levels: NDArray[np.uint8] = np.rint(pixels.astype(np.float32) * 255.0).astype(np.uint8)
     return levels
 

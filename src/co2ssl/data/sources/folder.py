@@ -17,8 +17,13 @@ from co2ssl.data.sources.listing import EXTENSIONS, list_images, read_listing, w
 from co2ssl.data.sources.protocol import DataError
 from co2ssl.distributed import is_main
 
-SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-"""Names of the folders (and in lists, of the parts) that belong to a split."""
+SPLIT_PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "train": (("train", "training"),),
+    "val": (("val", "valid", "validation", "dev", "eval"), ("test", "testing")),
+}
+"""For each split the parts of a data set that it may be, each with the words for it; the first that is there counts."""
+SPLIT_FOLDERS = {split: tuple(word for part in parts for word in part) for split, parts in SPLIT_PARTS.items()}
+"""Names of the folders (and in lists, of the parts) that belong to a split, in lower case."""
 
 
 class FolderSource(FileSource):
@@ -67,16 +72,28 @@ class FolderSource(FileSource):
 
 def split_folder(folder: str, split: str) -> str:
     """``folder`` itself, or its subfolder for the split where it has a ``train`` folder and one to measure on."""
-    found = {kind: split_part(folder, kind) for kind in SPLIT_FOLDERS}
-    if found["train"] is None or found["val"] is None:
-        return folder
-    return found[split] or folder
+    found = _split_parts(folder)
+    return found[split] if len(found) == len(SPLIT_FOLDERS) else folder
 
 
 def split_part(folder: str, split: str) -> str | None:
-    """The subfolder that has one of the split's names, or None."""
-    places = (os.path.join(folder, name) for name in SPLIT_FOLDERS[split])
-    return next((place for place in places if os.path.isdir(place)), None)
+    """The subfolder that has one of the split's names, in any case of letters, or None."""
+    return _split_parts(folder).get(split)
+
+
+def _split_parts(folder: str) -> dict[str, str]:
+    """For each split that has one, its subfolder: of several the one whose name comes first among the split's."""
+    known = {name for names in SPLIT_FOLDERS.values() for name in names}
+    try:
+        inside = [entry.name for entry in os.scandir(folder) if entry.name.lower() in known]
+    except OSError:
+        # Whoever needs the folder says what is wrong with it.
+        return {}
+    # Of names that differ by case alone, the one in lower case comes last, and counts.
+    paths = [os.path.join(folder, name) for name in sorted(inside)]
+    places = {os.path.basename(path).lower(): path for path in paths if os.path.isdir(path)}
+    found = {split: [places[name] for name in names if name in places] for split, names in SPLIT_FOLDERS.items()}
+    return {split: parts[0] for split, parts in found.items() if parts}
 
 
 def folder_labels(paths: Paths) -> tuple[tuple[str, ...] | None, NDArray[np.int64] | None]:

@@ -12,7 +12,7 @@ from typing import TextIO
 import numpy as np
 
 from co2ssl.data.sources.files import FileSource, Paths
-from co2ssl.data.sources.folder import SPLIT_FOLDERS
+from co2ssl.data.sources.folder import SPLIT_FOLDERS, SPLIT_PARTS
 from co2ssl.data.sources.protocol import DataError
 
 LIST_ENDINGS = (".txt", ".csv")
@@ -39,9 +39,10 @@ def open_list(path: str, split: str) -> FileSource:
     Args:
         path: of the list. Its paths are absolute, or relative to the folder it lies in. A ``.txt`` holds one path a
             line. A ``.csv`` (commas, UTF-8) has a header with the column ``path`` and, if it likes, ``label`` (any
-            words, then in every row) and ``split`` (train, or one of val, valid, validation and test); other columns
-            are passed over. Empty lines are too.
-        split: "train" or "val": which rows to take of a list with a column ``split``; any other is taken whole.
+            words, then in every row) and ``split`` (a word of :data:`~co2ssl.data.sources.folder.SPLIT_FOLDERS`, in any
+            case of letters); other columns are passed over. Empty lines are too.
+        split: "train" or "val": which rows to take of a list with a column ``split``; any other is taken whole. As of
+            folders, "val" is the rows to validate on, and those to test on only where there are none.
 
     Raises:
         DataError: a list that cannot be read, or a row that cannot be used; the message names the line.
@@ -54,9 +55,11 @@ def open_list(path: str, split: str) -> FileSource:
         raise DataError(f"{path} names no images; it needs one path a line")
     taken = np.arange(len(table.paths))
     if table.splits:
-        taken = np.array([row for row in taken if table.splits[row] in SPLIT_FOLDERS[split]], dtype=np.int64)
-        if not len(taken):
+        there = set(table.splits)
+        words = next((words for words in SPLIT_PARTS[split] if there.intersection(words)), ())
+        if not words:
             raise DataError(f"no row of {path} has the split {split}; its column 'split' says {table.splits[0]!r}")
+        taken = np.array([row for row in taken if table.splits[row] in words], dtype=np.int64)
     _require_some_file(path, table)
     paths = Paths.of([table.paths[row] for row in taken])
     if not table.labels:

@@ -34,6 +34,8 @@ def open_source(
             * ``imagenet:PATH`` or ``imagenet100:PATH``: class folders below train and val;
             * ``voc:PATH``: VOCdevkit with one year in it, or VOCdevkit/VOC2007 or VOC2012;
             * ``demo``: built in.
+
+            A ``~`` at the beginning of a path is the home folder.
         split: "train" or "val". Picks a subfolder where the folder has both (``train``, and ``val`` or ``test``), and
             rows of a list that says which; any other folder or list is taken as it is.
         download: fetch it to PATH first, where it is not there yet.
@@ -59,10 +61,10 @@ def open_source(
         return open_voc(path, split, download=download)
     if spec == "demo":
         return open_demo(split)
-    if spec.lower().endswith(LIST_ENDINGS) and os.path.isfile(spec):
-        return open_list(spec, split)
-    require_folder(spec)
-    return FolderSource(split_folder(spec, split), listing_folder=listing_folder)
+    if path.lower().endswith(LIST_ENDINGS) and os.path.isfile(path):
+        return open_list(path, split)
+    require_folder(path)
+    return FolderSource(split_folder(path, split), listing_folder=listing_folder)
 
 
 def full_spec(spec: str) -> str:
@@ -77,9 +79,10 @@ def _parted(spec: str) -> tuple[str, str]:
     """Prefix ("" without one) and path. Raises :class:`DataError` for a prefix that is not known."""
     prefix, colon, path = spec.partition(":")
     if colon and prefix in PREFIXES:
-        return prefix, path
+        # A shell leaves a ~ alone that stands after a prefix.
+        return prefix, os.path.expanduser(path)
     if not colon or os.path.exists(spec) or "/" in prefix or len(prefix) < 2:
-        return "", spec
+        return "", os.path.expanduser(spec)
     if spec.startswith(PYTHON):
         raise DataError(
             f"{path} was handed over by a Python program; do it again: co2ssl.pretrain(dataset, ...), "
