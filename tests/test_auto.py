@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -12,13 +17,18 @@ from co2ssl.config import (
     Recipe,
     RunOptions,
     adapt,
+    adapted_from_plain,
+    cost,
     host_memory,
     load_recipe,
+    process_counts,
     recipe_names,
     require_enough,
     require_runnable,
+    require_shared,
     rules,
     usable_cores,
+    workers_per_process,
 )
 from co2ssl.data.device_views import crops_alone
 from co2ssl.data.views import VIEW_RECIPES
@@ -29,6 +39,7 @@ CPU = Machine(device="cpu", cores=2, memory=16 * GB)
 GPU = Machine(device="cuda", cores=16, memory=80 * GB, fast_bf16=True)
 SMALL_GPU = Machine(device="cuda", cores=8, memory=8 * GB)
 MAC = Machine(device="mps", cores=1, memory=16 * GB)
+EIGHT = replace(GPU, processes=8, local_processes=8)
 NEVER = ("consistency_weight", "consistency_temperature", "temperature")
 
 
@@ -50,6 +61,17 @@ def adapted(
         machine=machine,
         given_options=given_options,
     )
+
+
+def own_recipe(folder: Path, name: str, **values: float) -> str:
+    """The path of a packaged recipe with other values."""
+    text = (Path(sys.modules["co2ssl"].__file__ or "").parent / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    for field, value in values.items():
+        text, found = re.subn(rf"(?m)^(  {field}: {{value: )[^,]+,", rf"\g<1>{value},", text)
+        assert found == 1
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 @pytest.mark.parametrize("name", [f"{name}{suffix}" for name in recipe_names() for suffix in ("", "+co2")])
@@ -294,3 +316,195 @@ def test_what_cannot_run_says_what_to_do() -> None:
     with pytest.raises(UsageError, match=r"100 images are fewer than one batch of 256: .*--auto"):
         require_enough(load_recipe("moco").recipe, 100)
     require_enough(load_recipe("moco").recipe, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("moco-v2+co2", {"queue_size": None}, "moco needs a queue"),
+        ("moco-v2+co2", {"ema_keep": None}, "moco needs a queue and a key encoder"),
+        ("moco-v2+co2", {"queue_size": None, "ema_keep": 1.0}, "moco needs a queue"),
+        ("simclr", {"ema_keep": 0.999}, "simclr has neither queue nor key encoder"),
+        ("simclr", {"ema_keep": 1.0}, "simclr has neither queue nor key encoder"),
+        ("simclr", {"queue_size": 64}, "simclr has neither queue nor key encoder"),
+        ("moco", {"batch_norm_groups": 1}, "two groups or more"),
+        ("moco", {"batch_norm_groups": 2**31 - 1}, "does not split into 2147483647"),
+        ("moco", {"batch_size": 2**31 - 2, "batch_norm_groups": 2**31 - 1}, "does not split into 2147483647"),
+        ("moco", {"accumulate": 2**31 - 1}, r"does not fit into an epoch of \d+ \(9469 images"),
+        ("moco", {"width": 1e200}, "--width"),
+        ("moco", {"image_size": 10**200}, "--image-size"),
+        ("moco", {"epochs": 10**400}, "--epochs"),
+        ("moco", {"batch_size": 10**400}, "--batch-size"),
+        ("moco", {"drop_epochs": (10**400,), "epochs": 7}, "--drop-epochs"),
+        ("moco-v2+co2", {"consistency_ramp_epochs": 10**400}, "--consistency-ramp-epochs"),
+    ],
+)
+@pytest.mark.parametrize("machine", [CPU, GPU])
+def test_what_a_field_allows_and_a_method_does_not_is_refused_in_words(
+    name: str, given: dict[str, Any], words: str, machine: Machine
+) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        adapted(name, given=given, machine=machine)
+    assert error.value.exit_code == 2
+
+
+def test_a_key_encoder_that_is_frozen_is_left_alone_whoever_froze_it(tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("moco-v2", {"ema_keep": 1.0}),
+        (own_recipe(tmp_path, "moco-v2", ema_keep=1.0), {}),
+    ]
+    for name, given in cases:
+        recipe = adapted(name, num_images=40_000, machine=GPU, given={**given, "epochs": 1}).resolved.recipe
+        assert (recipe.ema_keep, recipe.queue_size) == (1.0, 8192)
+
+
+EXTREMES: list[dict[str, Any]] = [
+    {"width": 64.0}, {"image_size": 8}, {"min_area": 1e-300}, {"min_area": 1.0}, {"lr": 1e-300},
+    {"epochs": 2**31 - 1}, {"warmup_epochs": 3, "epochs": 4}, {"drop_epochs": ()}, {"drop_epochs": (2**31 - 1,)},
+    {"queue_size": 1}, {"queue_size": 2**31 - 1}, {"ema_keep": 0.0}, {"ema_keep": 0.9999999999999999},
+    {"ema_keep": 1.0}, {"consistency_weight": 0.0, "consistency_ramp_epochs": 2**31 - 1}, {"batch_norm": "plain"},
+    {"accumulate": 2}, {"batch_size": 2, "batch_norm": "sync"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU, SMALL_GPU, MAC])
+@pytest.mark.parametrize("given", EXTREMES)
+def test_extreme_values_that_a_method_takes_are_left_alone(given: dict[str, Any], machine: Machine) -> None:
+    recipe = adapted("moco+co2", given=given, machine=machine).resolved.recipe
+    assert {field: getattr(recipe, field) for field in given} == given
+
+
+def test_a_ramp_goes_with_the_epochs(tmp_path: Path) -> None:
+    path = own_recipe(tmp_path, "moco-v2", consistency_ramp_epochs=50)
+    for epochs, ramp in ((20, 5), (200, 50), (400, 100), (2, 1), (1, 1)):
+        result = adapted(f"{path}+co2", machine=GPU, given={"epochs": epochs})
+        assert result.resolved.recipe.consistency_ramp_epochs == ramp
+        assert (result.resolved.origins["consistency_ramp_epochs"].kind == "auto") == (ramp != 50)
+    free = adapted(f"{path}+co2", num_images=5000, machine=GPU).resolved.recipe
+    assert (free.epochs, free.consistency_ramp_epochs) == (800, 200)
+    kept = adapted("moco-v2+co2", machine=GPU, given={"epochs": 20, "consistency_ramp_epochs": 20}).resolved.recipe
+    assert kept.consistency_ramp_epochs == 20
+    with pytest.raises(UsageError, match="--consistency-ramp-epochs 20 or less, or --epochs 21 or more"):
+        adapted("moco-v2+co2", machine=GPU, given={"epochs": 20, "consistency_ramp_epochs": 21})
+    # What is chosen for a CPU counts as well.
+    with pytest.raises(UsageError, match="--epochs 90 or more"):
+        adapted("moco-v2+co2", given={"consistency_ramp_epochs": 90})
+
+
+def test_no_step_takes_more_batches_than_an_epoch_has(tmp_path: Path) -> None:
+    recipe = adapted(own_recipe(tmp_path, "moco", accumulate=8), num_images=100, machine=GPU).resolved.recipe
+    assert (recipe.batch_size, recipe.accumulate) == (16, 6)
+    assert recipe.lr == pytest.approx(0.03 * 16 * 6 / (256 * 8), rel=1e-3)
+    whole = load_recipe("moco", overrides={"accumulate": 3}).recipe
+    require_enough(whole, 3 * 256)
+    with pytest.raises(UsageError, match=r"a step of 3 batches does not fit into an epoch of 2 \(767 images") as error:
+        require_enough(whole, 3 * 256 - 1)
+    assert "--accumulate" in str(error.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_over_a_grid_of_processes_it_runs_on_all_of_them(name: str) -> None:
+    published = load_recipe(name).recipe
+    grid = itertools.product((32, 5_000, 1_281_167), (CPU, GPU, SMALL_GPU), ((2, 1), (3, 3), (6, 3), (8, 8), (16, 8)))
+    for num_images, machine, (processes, local) in grid:
+        shared = replace(machine, processes=processes, local_processes=local)
+        recipe = adapted(name, num_images=num_images, machine=shared).resolved.recipe
+        require_runnable(recipe)
+        require_shared(recipe, processes)
+        require_enough(recipe, num_images)
+        assert recipe.batch_size // processes >= 2
+        assert recipe.lr * published.batch_size == pytest.approx(published.lr * recipe.batch_size, rel=1e-3)
+
+
+def test_a_batch_has_the_memory_of_all_cards() -> None:
+    one, eight = (
+        adapted("simclr", machine=replace(SMALL_GPU, processes=processes, local_processes=4), num_images=10**6)
+        for processes in (1, 8)
+    )
+    assert eight.resolved.recipe.batch_size == 8 * one.resolved.recipe.batch_size
+    assert "fit into 8 GB" in next(str(change) for change in one.changes if change.field == "batch_size")
+    assert "fit into 8 x 8 GB" in next(str(change) for change in eight.changes if change.field == "batch_size")
+    # Processes on one CPU share its memory.
+    cpu = [
+        adapted(
+            "simclr", machine=replace(CPU, memory=GB, processes=processes, local_processes=processes)
+        ).resolved.recipe
+        for processes in (1, 4)
+    ]
+    assert cpu[0].batch_size == cpu[1].batch_size
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "groups"), [(1, 32, 2), (2, 32, 2), (4, 32, 4), (8, 32, 8), (8, 128, 8), (16, 64, 16)]
+)
+def test_batch_norm_groups_divide_over_the_processes(processes: int, batch: int, groups: int) -> None:
+    machine = replace(GPU, processes=processes, local_processes=processes)
+    recipe = adapted("moco", machine=machine, given={"batch_size": batch}).resolved.recipe
+    assert recipe.batch_norm_groups == groups
+
+
+def test_a_batch_that_processes_cannot_share_is_changed_or_refused() -> None:
+    three = replace(GPU, processes=3, local_processes=3)
+    recipe = adapted("moco", num_images=10**6, machine=three).resolved.recipe
+    assert (recipe.batch_size, recipe.batch_norm_groups) == (192, 6)
+    with pytest.raises(UsageError, match="100 does not divide over 3 processes: give a --batch-size"):
+        adapted("simclr", num_images=10**6, machine=three, given={"batch_size": 100})
+    with pytest.raises(UsageError, match="4 batch-norm groups do not divide over 8 processes"):
+        adapted("moco", machine=EIGHT, given={"batch_norm_groups": 4})
+    with pytest.raises(UsageError, match=r"32 images are too few for 20 processes.* 16 processes at most"):
+        adapted("moco", num_images=32, machine=replace(EIGHT, processes=20))
+
+
+def test_batch_norm_shuffle_is_for_several_processes() -> None:
+    with pytest.raises(UsageError, match="there is one: give --batch-norm split"):
+        adapted("moco", machine=GPU, given={"batch_norm": "shuffle"})
+    recipe = adapted("moco", num_images=10**6, machine=EIGHT, given={"batch_norm": "shuffle"}).resolved.recipe
+    assert (recipe.batch_norm, recipe.batch_size) == ("shuffle", 256)
+
+
+@pytest.mark.parametrize(("local", "workers"), [(1, 16), (2, 8), (8, 2), (32, 1)])
+def test_processes_of_a_machine_share_its_cores(local: int, workers: int) -> None:
+    result = adapted("moco", machine=replace(GPU, processes=32, local_processes=local), num_images=10**6)
+    assert result.options.workers == workers
+    (why,) = [change.reason for change in result.changes if change.field == "workers"]
+    assert ("share 16 cores" in why) == (local > 1)
+
+
+def test_more_machines_have_more_cores() -> None:
+    one, two = (
+        adapted("moco-v2", given={"epochs": 3}, machine=replace(CPU, processes=processes, local_processes=2))
+        for processes in (2, 4)
+    )
+    assert one.estimated_seconds is not None
+    assert two.estimated_seconds == pytest.approx(one.estimated_seconds / 2)
+
+
+def test_processes_are_counted_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "usable_cores", lambda: 16)
+    cases: list[tuple[str | None, str | None, tuple[int, int], int]] = [
+        (None, None, (1, 1), 16),
+        ("8", None, (8, 1), 16),
+        ("8", "4", (8, 4), 4),
+        ("1", "4", (1, 1), 16),
+        ("64", "64", (64, 64), 1),
+    ]
+    for world, local, expected, workers in cases:
+        for name, value in (("WORLD_SIZE", world), ("LOCAL_WORLD_SIZE", local)):
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        assert process_counts() == expected
+        assert workers_per_process() == workers
+    for wrong in ("", "0", "-2", "two", "1.5"):
+        monkeypatch.setenv("WORLD_SIZE", wrong)
+        with pytest.raises(UsageError, match=re.escape(f"WORLD_SIZE={wrong!r}")):
+            process_counts()
+
+
+@pytest.mark.parametrize(("name", "machine"), [("moco+co2", GPU), ("moco-v2+co2", CPU), ("simclr", EIGHT)])
+def test_what_one_process_came_to_can_be_told_to_others(name: str, machine: Machine) -> None:
+    own = adapted(name, num_images=5_000, size=(40, 40), machine=machine)
+    told = adapted_from_plain(json.loads(json.dumps(own.as_plain())), load_recipe(name, check=False), RunOptions())
+    assert told == own
+    assert told.resolved.recipe != load_recipe(name).recipe

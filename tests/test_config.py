@@ -20,6 +20,7 @@ from co2ssl.config import (
     read_run_config,
     recipe_names,
     require_runnable,
+    require_shared,
     resolve_options,
 )
 from co2ssl.errors import UsageError
@@ -71,6 +72,10 @@ def test_lists_are_taken_for_tuples() -> None:
         ("mocco+co2", {}, ["'mocco+co2'", "did you mean moco+co2"]),
         ("moco+co3", {}, ["'moco+co3'", "moco"]),
         ("moco", {"batch_sise": 3}, ["unknown option 'batch_sise'", "did you mean batch_size"]),
+        ("moco", {"devise": "cuda"}, ["unknown option 'devise'", "did you mean device", "batch_size, ", "views_on, "]),
+        ("moco", {"presicion": "bf16"}, ["unknown option 'presicion'; did you mean precision?"]),
+        ("moco", {"width": 65.0}, ["--width", "65.0", "less than or equal to 64"]),
+        ("moco", {"epochs": 2**31}, ["--epochs", "2147483648", "less than 2147483648"]),
         ("moco", {"batch_size": "big"}, ["--batch-size", "'big'", "integer"]),
         ("moco", {"batch_size": 64.5}, ["--batch-size", "64.5", "integer"]),
         ("moco", {"batch_size": True}, ["--batch-size", "True", "integer"]),
@@ -96,6 +101,13 @@ def test_wrong_usage_is_named_and_mended(name: str, overrides: dict[str, Any], w
     [
         ("moco", {"batch_size": 100}, "100 does not split into 8"),
         ("moco", {"batch_size": 8}, "two images in every group"),
+        ("moco", {"batch_norm_groups": 1}, "two groups or more"),
+        (
+            "moco+co2",
+            {"consistency_ramp_epochs": 201},
+            "--consistency-ramp-epochs 200 or less, or --epochs 201 or more",
+        ),
+        ("moco+co2", {"consistency_ramp_epochs": 50, "epochs": 49}, "--consistency-ramp-epochs 49 or less"),
         ("moco", {"queue_size": None}, "--queue-size"),
         ("moco", {"drop_epochs": (5, 3)}, "must rise"),
         ("moco-v2", {"schedule": "steps"}, "--drop-factor"),
@@ -114,6 +126,36 @@ def test_fields_that_cannot_run_together_are_refused(name: str, overrides: dict[
         load_recipe(name, overrides=overrides)
     with pytest.raises(UsageError, match=words):
         require_runnable(unchecked.recipe)
+
+
+def test_a_ramp_may_be_as_long_as_the_run_and_is_not_read_where_nothing_rises() -> None:
+    assert load_recipe("moco+co2", overrides={"consistency_ramp_epochs": 200}).recipe.consistency_ramp_epochs == 200
+    assert load_recipe("moco", overrides={"consistency_ramp_epochs": 201}).recipe.consistency_weight == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "processes", "words"),
+    [
+        ("moco", {}, 3, "256 does not divide over 3 processes: give a --batch-size.*; 8 batch-norm groups do not"),
+        ("moco", {"batch_norm_groups": 2}, 4, "2 batch-norm groups do not divide over 4.*--batch-norm-groups 4"),
+        ("moco", {"batch_norm": "shuffle"}, 1, "there is one: give --batch-norm split --batch-norm-groups 8"),
+        ("simclr", {"batch_size": 100}, 8, "100 does not divide over 8 processes"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(
+    name: str, overrides: dict[str, Any], processes: int, words: str
+) -> None:
+    recipe = load_recipe(name, overrides=overrides).recipe
+    with pytest.raises(UsageError, match=words):
+        require_shared(recipe, processes)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "processes"),
+    [("moco", {}, 1), ("moco", {}, 8), ("simclr", {}, 64), ("moco", {"batch_norm": "shuffle"}, 2)],
+)
+def test_what_processes_can_share_passes(name: str, overrides: dict[str, Any], processes: int) -> None:
+    require_shared(load_recipe(name, overrides=overrides).recipe, processes)
 
 
 def test_a_recipe_file_of_ones_own(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_small_forms_keep_alpha_and_tau_con(name: str, alpha: float, tau_con: fl
         assert (recipe.consistency_weight, recipe.consistency_temperature) == (alpha, tau_con)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("simclr", 0.3), ("simclr-small-32", 1.0), ("simclr-small-64", 1.0)])
+def test_rates_of_simclr_are_those_of_its_commands_for_the_whole_batch(name: str, rate: float) -> None:
+    # google-research/simclr: --learning_rate is for 256 images, and scaled linearly; here lr is the highest rate.
+    recipe = load_recipe(name).recipe
+    assert recipe.lr == pytest.approx(rate * recipe.batch_size / 256)
+
+
 @pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"moco", "moco-v2", "simclr", "moco-imagenet100"}))
 def test_small_forms_are_marked_ours(name: str) -> None:
     marks = {field: fact.mark for field, fact in recipe_facts(name).items() if field not in CO2_FIELDS}

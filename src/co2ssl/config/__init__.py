@@ -1,7 +1,7 @@
 """Configuration: recipes, the user's options, what ``--auto`` changes, the record of a run. For api and cli only."""
 
-from co2ssl.config.auto import Adapted, adapt, require_enough
-from co2ssl.config.cost import Machine, duration, host_memory, usable_cores
+from co2ssl.config.auto import Adapted, adapt, adapted_from_plain, require_enough
+from co2ssl.config.cost import Machine, duration, host_memory, process_counts, usable_cores, workers_per_process
 from co2ssl.config.draft import Change
 from co2ssl.config.library import (
     DEFAULT_RECIPE,
@@ -16,6 +16,7 @@ from co2ssl.config.library import (
     recipe_names,
     recipe_table,
     require_runnable,
+    require_shared,
 )
 from co2ssl.config.recipe import Recipe, RunOptions, complaints
 from co2ssl.config.record import DataRecord, RunConfig, content_hash, read_run_config, resolve_options
@@ -35,18 +36,22 @@ __all__ = [
     "RunConfig",
     "RunOptions",
     "adapt",
+    "adapted_from_plain",
     "complaints",
     "content_hash",
     "duration",
     "field_docs",
     "host_memory",
     "load_recipe",
+    "process_counts",
     "read_run_config",
     "recipe_facts",
     "recipe_names",
     "recipe_table",
     "require_enough",
     "require_runnable",
+    "require_shared",
     "resolve_options",
     "usable_cores",
+    "workers_per_process",
 ]

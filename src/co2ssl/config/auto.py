@@ -6,12 +6,13 @@ Options that the user gave are never touched; nor are alpha, tau_con and tau_ins
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from co2ssl.config.cost import Machine
 from co2ssl.config.draft import Change, Draft, show
-from co2ssl.config.library import Origin, Resolved, require_runnable
+from co2ssl.config.library import Origin, Resolved, require_runnable, require_shared
 from co2ssl.config.messages import validated
 from co2ssl.config.recipe import Recipe, RunOptions
 from co2ssl.config.rules import RULES
@@ -39,6 +40,18 @@ class Adapted:
     changes: tuple[Change, ...]
     estimated_seconds: float | None
 
+    def as_plain(self) -> dict[str, Any]:
+        """What was changed, in what JSON has: for one process to tell the others (:func:`adapted_from_plain`)."""
+        why = {name: origin.why for name, origin in self.resolved.origins.items() if origin.kind == "auto"}
+        recipe, options = self.resolved.recipe.model_dump(mode="json"), self.options.model_dump(mode="json")
+        return {
+            "recipe": {name: recipe[name] for name in why},
+            "options": {name: options[name] for name in self.option_origins},
+            "why": why | {name: origin.why for name, origin in self.option_origins.items()},
+            "changes": [asdict(change) for change in self.changes],
+            "estimated_seconds": self.estimated_seconds,
+        }
+
 
 def adapt(
     resolved: Resolved,
@@ -56,16 +69,21 @@ def adapt(
         options: how it would be run.
         num_images: images to learn from.
         image_sizes: (height, width) in pixels of a sample of them.
-        machine: what it runs on.
+        machine: what it runs on. Processes on unlike machines come to unlike recipes: let one of them decide.
         given_options: fields of the options that the user fixed.
 
     Raises:
-        UsageError: too few images, or what the user gave cannot run together.
+        UsageError: too few images, or what the user gave cannot run together, on so many processes.
     """
     if num_images < MIN_IMAGES:
         raise UsageError(
             f"{num_images} images are too few to learn from: contrast needs others to compare with, "
             f"at least {MIN_IMAGES}."
+        )
+    if num_images < 2 * machine.processes:
+        raise UsageError(
+            f"{num_images} images are too few for {machine.processes} processes, each of which needs two in a batch: "
+            f"start {num_images // 2} processes at most."
         )
     draft = Draft(
         recipe=resolved.recipe,
@@ -81,6 +99,7 @@ def adapt(
         rule(draft)
     recipe = validated(Recipe, draft.recipe.model_dump())
     require_runnable(recipe)
+    require_shared(recipe, machine.processes)
     require_enough(recipe, num_images)
     origins = {
         change.field: Origin(kind="auto", why=f"was {show(change.old)}; {change.reason}") for change in draft.changes
@@ -95,8 +114,29 @@ def adapt(
     )
 
 
+def adapted_from_plain(plain: Mapping[str, Any], resolved: Resolved, options: RunOptions) -> Adapted:
+    """What another process came to, from its ``Adapted.as_plain``, which may have been JSON in between.
+
+    Args:
+        plain: the other's changes.
+        resolved: what both gave to ``adapt``.
+        options: likewise.
+
+    Raises:
+        UsageError: a field or a value that there is not: the other has another version of this package.
+    """
+    origins = {name: Origin(kind="auto", why=why) for name, why in plain["why"].items()}
+    return Adapted(
+        resolved=resolved.changed(plain["recipe"], {name: origins[name] for name in plain["recipe"]}),
+        options=validated(RunOptions, {**options.model_dump(), **plain["options"]}),
+        option_origins={name: origins[name] for name in plain["options"]},
+        changes=tuple(Change(**{name: _tupled(value) for name, value in one.items()}) for one in plain["changes"]),
+        estimated_seconds=plain["estimated_seconds"],
+    )
+
+
 def require_enough(recipe: Recipe, num_images: int) -> None:
-    """Refuses fewer images than a batch.
+    """Refuses fewer images than a batch, or fewer batches than a step takes.
 
     Raises:
         UsageError: says what to give instead.
@@ -106,6 +146,17 @@ def require_enough(recipe: Recipe, num_images: int) -> None:
             f"{num_images} images are fewer than one batch of {recipe.batch_size}: "
             f"give a smaller --batch-size, or --auto, which fits the recipe to the images."
         )
+    batches = num_images // recipe.batch_size
+    if batches < recipe.accumulate:
+        raise UsageError(
+            f"a step of {recipe.accumulate} batches does not fit into an epoch of {batches} ({num_images} images in "
+            f"batches of {recipe.batch_size}): give a smaller --accumulate or --batch-size."
+        )
+
+
+def _tupled(value: Any) -> Any:
+    """JSON has lists where recipes have tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _net_changes(changes: Sequence[Change]) -> tuple[Change, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from co2ssl.config.cgroup import ROOT, cpu_limit, memory_limit
 from co2ssl.config.recipe import Recipe
+from co2ssl.errors import UsageError
 
 CPU_GMAC_PER_SECOND = 20.0
 """Thousand million multiply-adds per second and core: 24 to 34 measured (ResNet-18, 64 px), less what views cost."""
@@ -34,29 +38,97 @@ _STEM_STRIDE = {"imagenet": 4, "medium": 2, "small": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a run has to run on.
+    """What a run has to run on: this machine, and how many processes share it and others like it.
 
     Attributes:
         device: "cpu", "cuda" or "mps".
-        cores: CPU cores this process may use.
-        memory: bytes, of the device (of the machine, for a CPU).
-        fast_bf16: whether the device computes faster in bfloat16 (CUDA from compute capability 8.0).
+        cores: CPU cores of this machine that the run may use, all its processes together.
+        memory: bytes, of one device (of the machine, for a CPU).
+        fast_bf16: whether the device computes faster in bfloat16 (CUDA from compute capability 8.0, a CPU with
+            instructions for it).
+        processes: that train together, on all machines; with CUDA each has a card of its own.
+        local_processes: those of them on this machine.
     """
 
     device: Literal["cpu", "cuda", "mps"]
     cores: int
     memory: int
     fast_bf16: bool = False
+    processes: int = 1
+    local_processes: int = 1
+
+    @property
+    def machines(self) -> int:
+        """Machines that the processes are on, if all are like this one."""
+        return max(1, self.processes // self.local_processes)
+
+    @property
+    def cores_in_all(self) -> int:
+        """CPU cores of all machines."""
+        return self.cores * self.machines
+
+    @property
+    def cores_per_process(self) -> int:
+        """CPU cores that one process may use, at least 1."""
+        return max(1, self.cores // self.local_processes)
+
+    @property
+    def devices(self) -> int:
+        """Memories that share a global batch: a card for each process, or one for each machine where there are none."""
+        return self.processes if self.device == "cuda" else self.machines
 
 
-def usable_cores() -> int:
-    """Cores that this process may use (fewer than the machine has, under taskset or in a job)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: fewer than the machine has under taskset, in a job or in a container.
+
+    Args:
+        root: the folder that holds ``proc`` and ``sys``, where limits of control groups are read.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cpu_limit(root)
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
-def host_memory() -> int:
-    """Bytes of memory of this machine (Linux and macOS)."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def host_memory(root: Path = ROOT) -> int:
+    """Bytes of memory of this machine, or of the container or job this process is in (Linux and macOS).
+
+    Args:
+        root: the folder that holds ``proc`` and ``sys``, where limits of control groups are read.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit(root)
+    return memory if limit is None else min(memory, limit)
+
+
+def process_counts() -> tuple[int, int]:
+    """Processes that train together, and those of them on this machine: what torchrun has put into the environment.
+
+    Reads ``WORLD_SIZE`` and ``LOCAL_WORLD_SIZE``; each is 1 where it is absent.
+
+    Raises:
+        UsageError: one of them is no number of processes.
+    """
+    processes, local = (_count_in_environment(name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return processes, min(local, processes)
+
+
+def workers_per_process() -> int:
+    """Processes that one training process has make views where nobody says how many: its share of the cores, 1 or more.
+
+    Raises:
+        UsageError: the environment names no number of processes.
+    """
+    return max(1, usable_cores() // process_counts()[1])
+
+
+def _count_in_environment(name: str) -> int:
+    text = os.environ.get(name, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(
+            f"the environment has {name}={text!r}, which is no number of processes: start with torchrun, which sets "
+            "it, or unset it."
+        )
+    return int(text)
 
 
 def _area(recipe: Recipe) -> float:
@@ -83,7 +155,7 @@ def cpu_epoch_seconds(recipe: Recipe, *, num_images: int, pixels: float, cores: 
         recipe: what is trained.
         num_images: images in an epoch.
         pixels: of a typical image file, which has to be decoded.
-        cores: CPU cores.
+        cores: CPU cores that compute, on all machines.
         half: in bfloat16, on a CPU that has it.
     """
     speed = CPU_GMAC_PER_SECOND * (CPU_HALF_GAIN if half else 1.0)

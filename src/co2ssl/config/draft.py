@@ -57,12 +57,12 @@ class Draft:
 
     @property
     def epoch_seconds(self) -> float:
-        """On a CPU."""
+        """On the CPUs of all machines."""
         return cpu_epoch_seconds(
             self.recipe,
             num_images=self.num_images,
             pixels=self.pixels,
-            cores=self.machine.cores,
+            cores=self.machine.cores_in_all,
             half=self.options.precision == "bf16" and self.machine.fast_bf16,
         )
 

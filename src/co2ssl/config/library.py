@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from co2ssl.config.messages import near_match, require_known, validated
-from co2ssl.config.recipe import Recipe, complaints
+from co2ssl.config.recipe import Recipe, RunOptions, complaints, process_complaints
 from co2ssl.errors import UsageError
 
 CO2_SUFFIX = "+co2"
@@ -175,8 +175,8 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
         check: whether to refuse a combination that cannot run; ``adapt`` needs it unchecked, and checks in the end.
 
     Raises:
-        UsageError: no such recipe or field (with near matches), a value that is not allowed, or fields that
-            cannot run together.
+        UsageError: no such recipe or field (with near matches, run options among them), a value that is not allowed,
+            or fields that cannot run together.
     """
     base, co2 = name_or_path.removesuffix(CO2_SUFFIX), name_or_path.endswith(CO2_SUFFIX)
     if base.endswith((".yaml", ".yml")):
@@ -191,6 +191,8 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
     published = validated(Recipe, values, where=f"recipe {base}: ")
     resolved = Resolved(name=name_or_path, about=about, recipe=published, published=published, origins=origins)
     overrides = {field.replace("-", "_"): value for field, value in (overrides or {}).items()}
+    # Whoever mistypes an option does not think of which of the two models it is part of.
+    require_known(overrides, [*Recipe.model_fields, *RunOptions.model_fields], what="option")
     resolved = resolved.changed(overrides, {field: Origin(kind="option") for field in overrides})
     if check:
         require_runnable(resolved.recipe)
@@ -203,14 +205,30 @@ def require_runnable(recipe: Recipe) -> None:
     Raises:
         UsageError: says what does not fit, and what to give instead.
     """
-    wrong = complaints(recipe)
-    if wrong:
-        raise UsageError("; ".join(wrong) + ".")
+    _refuse(complaints(recipe))
+
+
+def require_shared(recipe: Recipe, processes: int) -> None:
+    """Refuses a recipe that so many processes cannot train together.
+
+    Args:
+        recipe: one that ``require_runnable`` has let pass.
+        processes: on all machines; 1 where nothing is shared.
+
+    Raises:
+        UsageError: says what does not divide, or needs more processes, and what to give instead.
+    """
+    _refuse(process_complaints(recipe, processes))
 
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """The doc line of every field of ``Recipe`` or ``RunOptions``, for help pages."""
     return {name: info.description or "" for name, info in model.model_fields.items()}
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise UsageError("; ".join(wrong) + ".")
 
 
 def _folder() -> Iterable[Any]:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MethodName = Literal["moco", "simclr"]
 ViewName = Literal["moco-v1", "moco-v2", "simclr", "moco-v1-small", "moco-v2-small", "simclr-small"]
-Count = Annotated[int, Field(gt=0)]
+# The upper bounds are far beyond any use; they keep the sums of --auto within what a float holds.
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
@@ -38,7 +39,7 @@ class Recipe(_Strict):
     """Backbone, by torchvision's name."""
     # Below eight channels, torch 2.15's CPU backward pass of a strided 1x1 convolution in channels-last layout
     # writes outside its memory (seen with AVX2; 2 to 7 channels).
-    width: Annotated[float, Field(ge=0.125)]
+    width: Annotated[float, Field(ge=0.125, le=64.0)]
     """Multiplies the channels of every layer of the backbone, stem included."""
     stem: Literal["imagenet", "medium", "small"]
     """First layers: imagenet (7x7/2, max-pool), medium (3x3/2, for 48 to 127 px), small (3x3/1, for less)."""
@@ -58,7 +59,7 @@ class Recipe(_Strict):
     """Weight of the consistency term L_con (paper: alpha); at 0 it is only monitored. Never changed by --auto."""
     consistency_temperature: Positive
     """Temperature of P and Q in the consistency term (paper: tau_con). Never changed by --auto."""
-    consistency_ramp_epochs: Annotated[int, Field(ge=0)]
+    consistency_ramp_epochs: Annotated[int, Field(ge=0, lt=2**31)]
     """Epochs over which the consistency weight rises linearly from 0 (ours); 0: the whole weight from the start."""
     consistency_direction: Literal["symmetric", "forward", "reverse"]
     """Divergence of the consistency term: symmetric (the paper's), forward KL(P||Q), or reverse KL(Q||P)."""
@@ -76,7 +77,7 @@ class Recipe(_Strict):
     """Groups that batch norm split makes of the global batch: what MoCo's GPUs did, on any number of devices."""
     views: ViewName
     """The two random views of an image: crop, colour, blur and flip as published; -small is for small images."""
-    image_size: Annotated[int, Field(ge=8)]
+    image_size: Annotated[int, Field(ge=8, lt=2**31)]
     """Side of a view, in pixels."""
     min_area: Annotated[float, Field(gt=0.0, le=1.0)]
     """Smallest crop, as a share of the image's area."""
@@ -90,7 +91,7 @@ class Recipe(_Strict):
     """L2 penalty of the optimiser."""
     schedule: Literal["cosine-epoch", "cosine-step", "steps"]
     """Learning rate over time: cosine to 0, set each epoch or each step; or steps, multiplied at drop_epochs."""
-    drop_epochs: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)]
+    drop_epochs: Annotated[tuple[Count, ...], Field(strict=False)]
     """Epochs at which schedule steps multiplies the learning rate (other schedules do not read this)."""
     drop_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None
     """What schedule steps multiplies the learning rate with (other schedules do not read this)."""
@@ -117,7 +118,7 @@ class RunOptions(_Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that decode images and make views; none: one a core. Any number gives the same batches."""
+    """Processes that decode images and make views, for each that trains; none: one a core in all. Changes no batch."""
     views_on: Literal["worker", "device"] = "worker"
     """Where views are finished: workers make all of them, or only crop, and the device does colour, blur and flip."""
     max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
@@ -141,13 +142,8 @@ def complaints(recipe: Recipe) -> list[str]:
     rules = _method_complaints(recipe)
     if recipe.head == "mlp" and (recipe.head_layers < 2 or recipe.head_hidden is None):
         rules.append("head mlp needs two layers or more and their width: give --head-layers 2 --head-hidden 512")
-    if recipe.batch_norm == "split" and recipe.batch_size % recipe.batch_norm_groups:
-        rules.append(
-            f"a batch of {recipe.batch_size} does not split into {recipe.batch_norm_groups} equal batch-norm groups: "
-            "give a --batch-size or --batch-norm-groups that divides"
-        )
-    if recipe.batch_norm == "split" and recipe.batch_size < 2 * recipe.batch_norm_groups:
-        rules.append("batch norm needs two images in every group: give fewer --batch-norm-groups")
+    if recipe.batch_norm == "split":
+        rules += _split_complaints(recipe)
     if recipe.schedule == "steps":
         if recipe.drop_factor is None:
             rules.append("schedule steps needs --drop-epochs and --drop-factor")
@@ -158,6 +154,55 @@ def complaints(recipe: Recipe) -> list[str]:
             f"a warm-up of {recipe.warmup_epochs} epochs leaves none of {recipe.epochs}: "
             f"give --warmup-epochs {recipe.epochs // 10}, or more --epochs"
         )
+    ramp = recipe.consistency_ramp_epochs
+    if recipe.consistency_weight and ramp > recipe.epochs:
+        rules.append(
+            f"the consistency weight rises over {ramp} epochs, and {recipe.epochs} epochs never bring it to its value: "
+            f"give --consistency-ramp-epochs {recipe.epochs} or less, or --epochs {ramp} or more"
+        )
+    return rules
+
+
+def process_complaints(recipe: Recipe, processes: int) -> list[str]:
+    """What of a recipe cannot run on a number of processes; each with what to do.
+
+    Args:
+        recipe: one that ``complaints`` has nothing against.
+        processes: that train together, on all machines.
+    """
+    rules = []
+    if recipe.batch_size % processes:
+        rules.append(
+            f"a batch of {recipe.batch_size} does not divide over {processes} processes: give a --batch-size that does"
+        )
+    if recipe.batch_norm == "split" and recipe.batch_norm_groups % processes:
+        rules.append(
+            f"{recipe.batch_norm_groups} batch-norm groups do not divide over {processes} processes: "
+            f"give --batch-norm-groups {processes}, or another multiple of {processes} that divides the batch"
+        )
+    if recipe.batch_norm == "shuffle" and processes == 1:
+        rules.append(
+            "batch norm shuffle exchanges keys between processes, and there is one: "
+            "give --batch-norm split --batch-norm-groups 8, its form on one process"
+        )
+    return rules
+
+
+def _split_complaints(recipe: Recipe) -> list[str]:
+    rules = []
+    batch, groups = recipe.batch_size, recipe.batch_norm_groups
+    if groups < 2:
+        rules.append(
+            "batch norm split needs two groups or more, one is batch norm plain: "
+            "give --batch-norm-groups 8, or --batch-norm plain"
+        )
+    if batch % groups:
+        rules.append(
+            f"a batch of {batch} does not split into {groups} equal batch-norm groups: "
+            "give a --batch-size or --batch-norm-groups that divides"
+        )
+    if batch < 2 * groups:
+        rules.append("batch norm needs two images in every group: give fewer --batch-norm-groups")
     return rules
 
 

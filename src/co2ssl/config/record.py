@@ -17,18 +17,26 @@ from co2ssl.config.recipe import Recipe, RunOptions
 from co2ssl.errors import UsageError
 
 RESULT_OPTIONS = ("precision", "seed")
-"""Options that change what comes out; a run may be resumed with others for the rest."""
+"""Options that change what comes out. The rest changes its rounding at most, and may be another when a run goes on."""
 _SECTIONS = ("name", "hash", "about", "data", "recipe", "options")
 
 
 class DataRecord(BaseModel):
-    """The images of a run."""
+    """The images of a run.
+
+    Attributes:
+        source: where they were found.
+        num_images: how many.
+        fingerprint: of their names, or of what is in them where they are in no files.
+        sizes: hash of the sizes of some of their files; empty where they are in none, or an older version wrote it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     source: str
     num_images: int
     fingerprint: str
+    sizes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from co2ssl.config.cost import FEATURES, bytes_per_image, duration
+from co2ssl.config.cost import FEATURES, Machine, bytes_per_image, duration
 from co2ssl.config.draft import Draft
 
 CPU_BUDGET_SECONDS = 3600.0
@@ -61,7 +61,7 @@ def _encoder(draft: Draft) -> None:
                     name,
                     value,
                     f"the recipe's {draft.published.epochs} epochs of {draft.num_images:,} images on "
-                    f"{_cores(draft.machine.cores)} would take about {duration(seconds)}; {why}",
+                    f"{_cores(draft.machine.cores_in_all)} would take about {duration(seconds)}; {why}",
                 )
                 _stem(draft)
     features, published = (round(FEATURES[r.arch] * r.width) for r in (draft.recipe, draft.published))
@@ -101,19 +101,15 @@ def _precision(draft: Draft) -> None:
 
 
 def _batch(draft: Draft) -> None:
-    """Batch size for data and memory; learning rate and batch-norm groups for the batch."""
-    half = draft.options.precision == "bf16"
-    fits = int(MEMORY_SHARE * draft.machine.memory / bytes_per_image(draft.recipe, half=half))
-    eighth = max(MIN_GROUP, _power_of_two(draft.num_images // 8))
-    limits = [
-        (eighth, f"so that {draft.num_images:,} images make {draft.num_images // eighth} batches"),
-        (max(MIN_GROUP, _power_of_two(fits)), f"about {fits:,} images fit into {draft.machine.memory / 1e9:.0f} GB"),
-    ]
-    if draft.machine.device == "cpu":
-        limits.append((CPU_BATCH[draft.recipe.method], "on a CPU more is no faster, and more steps learn more"))
-    limit, reason = min(limits)
-    if limit < draft.recipe.batch_size:
+    """Batch size for data, memory and processes; what a step adds up, learning rate and groups for the batch."""
+    processes = draft.machine.processes
+    limit, reason = _largest_batch(draft)
+    batch = draft.recipe.batch_size
+    if limit < batch or (processes > 1 and (batch % processes or batch < 2 * processes)):
         draft.set("batch_size", limit, reason)
+    batches = max(1, draft.num_images // draft.recipe.batch_size)
+    if draft.recipe.accumulate > batches:
+        draft.set("accumulate", batches, f"{draft.num_images:,} images make no more batches than that")
     images = draft.recipe.batch_size * draft.recipe.accumulate
     published = draft.published.batch_size * draft.published.accumulate
     if images != published:
@@ -122,15 +118,51 @@ def _batch(draft: Draft) -> None:
     _groups(draft)
 
 
+def _largest_batch(draft: Draft) -> tuple[int, str]:
+    """The largest batch that the processes share, memory holds and the images make enough of, and which of them it is.
+
+    It may be larger than the recipe's only where the processes share no such small one.
+    """
+    machine, half = draft.machine, draft.options.precision == "bf16"
+    fits = int(MEMORY_SHARE * machine.memory * machine.devices / bytes_per_image(draft.recipe, half=half))
+    eighth = _shared(draft.num_images // 8, machine.processes)
+    limits = [
+        (eighth, f"so that {draft.num_images:,} images make {draft.num_images // eighth} batches"),
+        (_shared(fits, machine.processes), f"about {fits:,} images fit into {_memory(machine)}"),
+    ]
+    if machine.device == "cpu":
+        most = _shared(CPU_BATCH[draft.recipe.method], machine.processes)
+        limits.append((most, "on a CPU more is no faster, and more steps learn more"))
+    if machine.processes > 1:
+        equal = _shared(draft.recipe.batch_size, machine.processes)
+        limits.insert(0, (equal, f"{machine.processes} processes have equal shares of a batch, of two images or more"))
+    return min(limits, key=lambda entry: entry[0])
+
+
+def _shared(images: int, processes: int) -> int:
+    """The largest batch of no more than so many images of which each process has the same power of two.
+
+    At least MIN_GROUP images, and two for each process, whatever was asked for.
+    """
+    return processes * max(2, math.ceil(MIN_GROUP / processes), _power_of_two(images // processes))
+
+
 def _groups(draft: Draft) -> None:
-    batch, groups = draft.recipe.batch_size, draft.recipe.batch_norm_groups
-    if draft.recipe.batch_norm != "split" or (batch % groups == 0 and batch // groups >= MIN_GROUP):
+    """Batch-norm groups that divide the batch, as many for each process as for any other."""
+    batch, groups, processes = draft.recipe.batch_size, draft.recipe.batch_norm_groups, draft.machine.processes
+    if draft.recipe.batch_norm != "split":
         return
-    divisors = [count for count in range(2, groups + 1) if batch % count == 0 and batch // count >= 2]
+    if groups >= 2 and groups % processes == 0 and batch % groups == 0 and batch // groups >= MIN_GROUP:
+        return
+    fewest = max(2, processes)
+    # The user's numbers may be any, but a group has two images, and there are only so many.
+    most = min(max(groups, fewest), batch // 2, draft.num_images)
+    divisors = [count for count in range(fewest, most + 1, processes) if batch % count == 0]
     large = [count for count in divisors if batch // count >= MIN_GROUP]
     if divisors:
         count = max(large) if large else min(divisors)
-        draft.set("batch_norm_groups", count, f"{batch} images make {count} groups of {batch // count}")
+        shared = f", as many for each of {processes} processes" if processes > 1 else ""
+        draft.set("batch_norm_groups", count, f"{batch} images make {count} groups of {batch // count}{shared}")
 
 
 def _queue(draft: Draft) -> None:
@@ -156,7 +188,7 @@ def _queue(draft: Draft) -> None:
 
 
 def _epochs(draft: Draft) -> None:
-    """More epochs for few images, fewer where a CPU has no time for them; drops and warm-up in proportion."""
+    """More epochs for few images, fewer where a CPU has no time for them; drops, warm-up and ramp in proportion."""
     before = draft.recipe.epochs
     most = max(before, MOST_EPOCHS)
     wanted = min(max(before, math.ceil(WANTED_STEPS / draft.steps_per_epoch)), most)
@@ -166,7 +198,7 @@ def _epochs(draft: Draft) -> None:
         if fits < wanted:
             wanted = fits
             speed = f"an estimated {draft.num_images / draft.epoch_seconds:.0f} images a second"
-            reason = f"what fits into an hour on {_cores(draft.machine.cores)}, at {speed}"
+            reason = f"what fits into an hour on {_cores(draft.machine.cores_in_all)}, at {speed}"
             if draft.epoch_seconds > CPU_BUDGET_SECONDS:
                 reason = f"one epoch alone takes about {duration(draft.epoch_seconds)}, at {speed}: take fewer images"
     draft.set("epochs", wanted, reason)
@@ -176,11 +208,14 @@ def _epochs(draft: Draft) -> None:
         draft.set("drop_epochs", tuple(drops), f"at the same shares of {epochs} epochs as of {published}")
     if epochs < published and draft.recipe.warmup_epochs > epochs // 10:
         draft.set("warmup_epochs", epochs // 10, f"at most a tenth of {epochs} epochs")
+    if epochs != published and draft.published.consistency_ramp_epochs:
+        ramp = max(1, round(draft.published.consistency_ramp_epochs * epochs / published))
+        draft.set("consistency_ramp_epochs", ramp, f"the same share of {epochs} epochs as of {published}")
 
 
 def _key_encoder(draft: Draft) -> None:
-    """A key encoder that can follow within the steps there are."""
-    if draft.recipe.ema_keep is None:
+    """A key encoder that can follow within the steps there are; one that is frozen follows nothing."""
+    if draft.recipe.ema_keep is None or draft.recipe.ema_keep == 1.0:
         return
     steps = draft.recipe.epochs * draft.steps_per_epoch
     keep = next((keep for keep in KEEPS if steps * (1 - keep) >= MEMORIES), KEEPS[-1])
@@ -191,15 +226,20 @@ def _key_encoder(draft: Draft) -> None:
         keep,
         f"in {steps:,} steps the key encoder would stay {1 / max(1e-9, 1 - draft.recipe.ema_keep):,.0f} behind",
     )
-    _age_of_keys(draft)
+    if draft.recipe.queue_size is not None:
+        # Read anew: where the user fixed it, it has not been set.
+        _age_of_keys(draft, memory=1 / (1 - draft.recipe.ema_keep), queue=draft.recipe.queue_size)
 
 
-def _age_of_keys(draft: Draft) -> None:
-    """A key encoder that moves faster than published needs a shorter queue, or keys are told apart by their age."""
-    assert draft.recipe.queue_size is not None
-    assert draft.recipe.ema_keep is not None
-    memory = 1 / (1 - draft.recipe.ema_keep)
-    batch, queue = draft.recipe.batch_size, draft.recipe.queue_size
+def _age_of_keys(draft: Draft, *, memory: float, queue: int) -> None:
+    """A key encoder that moves faster than published needs a shorter queue, or keys are told apart by their age.
+
+    Args:
+        draft: the recipe.
+        memory: steps that the key encoder remembers.
+        queue: keys in the queue.
+    """
+    batch = draft.recipe.batch_size
     size = max(_power_of_two(int(memory / QUEUES_OF_MEMORY * batch)), batch)
     if size < queue:
         draft.set(
@@ -211,7 +251,9 @@ def _age_of_keys(draft: Draft) -> None:
 
 
 def _conveniences(draft: Draft) -> None:
-    draft.set("workers", min(draft.machine.cores, MOST_WORKERS), f"{_cores(draft.machine.cores)} to make views")
+    own, local = draft.machine.cores_per_process, draft.machine.local_processes
+    shared = f", for each of {local} processes that share {_cores(draft.machine.cores)}" if local > 1 else ""
+    draft.set("workers", min(own, MOST_WORKERS), f"{_cores(own)} to make views{shared}")
     if draft.machine.device == "cuda" and draft.recipe.views in FINISHED_ON_DEVICE:
         draft.set(
             "views_on",
@@ -225,6 +267,12 @@ def _conveniences(draft: Draft) -> None:
 def _power_of_two(number: int) -> int:
     """The largest power of two that is not above a number (1 for 0)."""
     return 1 << max(0, number.bit_length() - 1)
+
+
+def _memory(machine: Machine) -> str:
+    """``"80 GB"``, ``"8 x 80 GB"``."""
+    each = f"{machine.memory / 1e9:.0f} GB"
+    return each if machine.devices == 1 else f"{machine.devices} x {each}"
 
 
 def _cores(cores: int) -> str:
