@@ -62,3 +62,21 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not process.keep_freed_memory()
+
+
+def test_threads_are_as_many_as_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: True)
+    for name in process.WAITING:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(process, "usable_cores", lambda: 64)
+    process.suit_training()
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setattr(process, "usable_cores", lambda: 2)
+    process.suit_training()
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process.suit_training()
+    assert os.environ["OMP_NUM_THREADS"] == "1"

@@ -5,6 +5,7 @@ Rows of a global batch belong to processes in rank order: process r of W holds t
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,17 @@ def gather(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor.detach()
     return _gather(tensor, _row_counts(tensor))
+
+
+def from_main(told: dict[str, Any]) -> dict[str, Any]:
+    """What the main process has to say, on every process; the others' own is not looked at.
+
+    Args:
+        told: plain enough for JSON.
+    """
+    sent = list(json.dumps(told).encode()) if is_main() else []
+    heard: dict[str, Any] = json.loads(bytes(gather(torch.tensor(sent, dtype=torch.uint8)).tolist()))
+    return heard
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

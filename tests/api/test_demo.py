@@ -17,7 +17,7 @@ from co2ssl.errors import UsageError
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo on a few images, for one epoch."""
     monkeypatch.setattr(drawn, "DEMO_IMAGES", {"train": 160, "val": 60})
-    short = functools.partial(pretrain, epochs=1, warmup_epochs=0, workers=0, device="cpu")
+    short = functools.partial(pretrain, epochs=1, warmup_epochs=0, consistency_ramp_epochs=0, workers=0, device="cpu")
     monkeypatch.setattr(demonstration, "pretrain", short)
     monkeypatch.setattr(demonstration, "usable_cores", lambda: 0)
 

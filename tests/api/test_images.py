@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,10 @@ from torchvision.datasets import ImageFolder
 
 import co2ssl
 from co2ssl.api import images, pretraining
-from co2ssl.api.images import open_images, spec_of
+from co2ssl.api.images import name_bad_images, open_images, spec_of
 from co2ssl.api.runs import read_run
 from co2ssl.data.sources import ArraySource, BadImage, DataError, DatasetSource, FolderSource, Source
-from co2ssl.errors import UsageError
+from co2ssl.errors import UsageError, UserError
 from tests.images import TINY, write_classes, write_images
 
 QUIET: dict[str, Any] = {**TINY, "epochs": 1, "quiet": True, "recipe": "moco-small-32+co2"}
@@ -132,6 +135,40 @@ def test_a_bad_image_is_named_once_by_a_run_that_is_resumed_elsewhere(
     monkeypatch.chdir(tmp_path / "elsewhere")
     co2ssl.pretrain(resume="../run", quiet=True, max_bad_share=0.1)
     assert (tmp_path / "run/bad_images.csv").read_text().splitlines() == named
+
+
+def test_a_full_disk_leaves_the_bad_images_that_were_named_before(tmp_path: Path) -> None:
+    said: list[str] = []
+    name_bad_images(tmp_path, [("first.png", "the file is empty")], said.append)
+    before = (tmp_path / "bad_images.csv").read_bytes()
+    many = [(f"{number:03d}.png", "not an image in a known format") for number in range(500)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*bad_images\.csv.*untouched"):
+            name_bad_images(tmp_path, many, said.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "bad_images.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bad_images.csv"]
+    assert said == [
+        f"1 unreadable image skipped, named in {tmp_path}/bad_images.csv:",
+        "  first.png: the file is empty",
+    ]
+
+
+def test_bad_images_that_cannot_be_read_again_are_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_bad_images(tmp_path, [("first.png", "the file is empty")], lambda _: None)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", broken)
+        with pytest.raises(UserError, match=r"cannot read .*bad_images\.csv: Input/output error"):
+            name_bad_images(tmp_path, [("second.png", "the file is empty")], lambda _: None)
 
 
 @pytest.mark.parametrize("spec", ["images", "./images/", "images/../images", "list.txt", "list.csv"])

@@ -14,6 +14,7 @@ from torch import nn
 import co2ssl
 from co2ssl.api import pretraining
 from co2ssl.errors import UsageError
+from co2ssl.train.lock import LOCK, only_trainer
 from co2ssl.train.stop import Interrupted
 from tests.images import TINY, write_classes
 
@@ -94,6 +95,47 @@ def test_a_resume_on_other_images_is_refused(tmp_path: Path) -> None:
     (run.folder / "backbone.safetensors").unlink()
     with pytest.raises(UsageError, match="no longer holds"):
         co2ssl.pretrain(resume=run.folder, quiet=True)
+
+
+def test_a_second_process_is_kept_out_of_a_run_that_is_being_trained(tmp_path: Path) -> None:
+    write_classes(tmp_path / "images")
+    run = co2ssl.pretrain(
+        tmp_path / "images", out=tmp_path / "run", recipe="moco-small-32", quiet=True, **{**TINY, "epochs": 1}
+    )
+    assert not (run.folder / LOCK).exists()
+    (run.folder / "backbone.safetensors").unlink()
+    # As it is while the first process writes its next checkpoint.
+    partial = run.folder / "checkpoints" / "step-000006.ckpt.partial"
+    partial.touch()
+    written = (run.folder / "metrics.jsonl").read_bytes()
+    with only_trainer(run.folder):
+        for _ in range(2):
+            with pytest.raises(UsageError, match=rf"run is being trained by process {os.getpid()} on host \S+: wait"):
+                co2ssl.pretrain(resume=run.folder, quiet=True)
+    assert partial.exists()
+    assert (run.folder / "metrics.jsonl").read_bytes() == written
+    co2ssl.pretrain(resume=run.folder, quiet=True)
+    assert (run.folder / "backbone.safetensors").is_file()
+    assert not (run.folder / LOCK).exists()
+
+
+def test_a_new_run_is_locked_while_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "images")
+    refused: list[str] = []
+
+    def intruding(*_: object, **__: object) -> Any:
+        def probe(step: int, encoder: nn.Module) -> dict[str, float]:
+            with pytest.raises(UsageError, match="is being trained by") as caught:
+                co2ssl.pretrain(resume=tmp_path / "run", quiet=True)
+            refused.append(str(caught.value))
+            return {}
+
+        return probe
+
+    monkeypatch.setattr(pretraining, "spread_probe", intruding)
+    settings: dict[str, Any] = {**TINY, "epochs": 1, "probe_every": 1}
+    co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", recipe="moco-small-32", quiet=True, **settings)
+    assert len(refused) == 1
 
 
 def test_load_encoder_gives_the_weights_with_torchvision_names(tmp_path: Path) -> None:

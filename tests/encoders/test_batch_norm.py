@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from co2ssl.encoders.batch_norm import (
     SplitBatchNorm2d,
     SyncBatchNorm2d,
     average_running_statistics,
+    averaged_statistics,
     convert_batch_norm,
+    depends_on_processes,
+    running_statistics,
+    set_running_statistics,
 )
 from tests.processes import ProcessPair
 
@@ -144,7 +149,51 @@ def test_rows_that_do_not_divide_are_refused_with_advice() -> None:
         SplitBatchNorm2d(3, 2)(_random(8, 3))
 
 
+def test_running_statistics_come_back_to_the_bit() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Linear(2, 2), nn.BatchNorm1d(4).bfloat16(), SplitBatchNorm2d(2, 2))
+    network[3].double()
+    buffers = {name: value for name, value in network.named_buffers() if value.is_floating_point()}
+    for number, value in enumerate(buffers.values()):
+        value.copy_(_random(*value.shape, seed=number))
+    expected = {name: value.clone() for name, value in buffers.items()}
+    kept = running_statistics(network)
+    assert (kept.shape, kept.dtype) == ((18,), torch.float64)
+    for value in buffers.values():
+        value.zero_()
+    set_running_statistics(network, kept)
+    assert all(torch.equal(value, expected[name]) for name, value in buffers.items())
+    with pytest.raises(ValueError, match=r"shape \(17,\) where the network has \(18,\)"):
+        set_running_statistics(network, kept[1:])
+    assert running_statistics(nn.Linear(2, 2)).shape == (0,)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("plain", True), ("split", False), ("sync", False)])
+def test_what_depends_on_the_number_of_processes(kind: BatchNormKind, expected: bool) -> None:
+    network = convert_batch_norm(_network(), kind, groups=2 if kind == "split" else 1)
+    assert depends_on_processes(network) == expected
+    assert not depends_on_processes(nn.Sequential(nn.Linear(2, 2)))
+
+
 # Two processes
+
+
+def _averaged_for_a_while(norm: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """The running variance before, within and after the block."""
+    variance = norm.get_buffer("running_var")
+    variance.mul_(1.0 + distributed.rank() / 3)
+    before = variance.clone()
+    with suppress(ZeroDivisionError), averaged_statistics(norm):
+        within = variance.clone()
+        raise ZeroDivisionError
+    return before, within, variance.clone()
+
+
+def test_statistics_are_averaged_for_a_while(two_processes: ProcessPair) -> None:
+    first, second = two_processes(_averaged_for_a_while, _scrambled(nn.BatchNorm2d(3)))
+    assert not torch.equal(first[0], second[0])
+    for before, within, after in (first, second):
+        _close(within, (first[0] + second[0]) / 2)
+        assert torch.equal(before, after)
 
 
 def _train(module: nn.Module, rows: Tensor, coupling: Tensor) -> dict[str, Tensor]:

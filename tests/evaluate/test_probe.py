@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from co2ssl.data.sources import Subset
 from co2ssl.evaluate.features import EvaluationError, extract
 from co2ssl.evaluate.knn import knn
 from co2ssl.evaluate.probe import allotted, knn_probe, probe_split, spread_probe
@@ -93,10 +95,39 @@ def test_the_probes_leave_the_encoder_as_it_was() -> None:
 def test_data_on_which_knn_cannot_be_watched() -> None:
     with pytest.raises(EvaluationError, match="no labels"):
         knn_probe(Images(None, None, num_images=9), image_size=8)
-    with pytest.raises(EvaluationError, match="no image of 'b'"):
-        knn_probe(Images([0, 0, 2, 2], ("a", "b", "c")), image_size=8)
+    with pytest.raises(EvaluationError, match="one class alone"):
+        knn_probe(Images([2, 2, 2, 2], ("a", "b", "c")), image_size=8)
     with pytest.raises(EvaluationError, match="two images"):
         knn_probe(Images([0, 1], ("a", "b")), image_size=8)
+
+
+def test_a_class_without_images_is_passed_over() -> None:
+    """A part of a data set may not show every class of it."""
+    part, net = Images([0, 2] * 20, ("a", "b", "c")), Net()
+    found = knn_probe(part, image_size=8)(0, net)
+    # The same images under the names that they have.
+    whole = Images([0, 2] * 20, ("a", "b", "c"))
+    assert whole.labels is not None
+    known, asked = (
+        extract(net.backbone, Subset(whole, places), image_size=8)
+        for places in probe_split(whole, share=0.1, most_queries=1000, most_bank=5000, seed=0)
+    )
+    assert known.labels is not None
+    assert asked.labels is not None
+    renamed = [
+        replace(one, labels=one.labels // 2, classes=("a", "c")) for one in (known, asked) if one.labels is not None
+    ]
+    assert found["top1"] == knn(*renamed)["top1"]
+
+
+def test_a_class_none_of_whose_images_can_be_read_is_passed_over() -> None:
+    labels, net = [0, 1, 2] * 20, Net()
+    unreadable = tuple(range(2, 60, 3))
+    found = knn_probe(Images(labels, ("a", "b", "c"), unreadable=unreadable), image_size=8)(0, net)
+    assert isinstance(found["top1"], float)
+    # Of one class nothing can be told.
+    most = tuple(number for number in range(60) if number % 3)
+    assert knn_probe(Images(labels, ("a", "b", "c"), unreadable=most), image_size=8)(0, net) == {}
 
 
 def test_a_network_without_backbone_is_a_mistake_of_the_caller() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import resource
@@ -147,6 +148,17 @@ def test_the_file_and_its_folder_reach_the_disk_in_order(tmp_path: Path, monkeyp
     assert calls[:2] == ["file", "rename"]
     assert len(calls) == 3
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_disk_that_has_become_read_only_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        patched.setattr(Path, "unlink", refuse)
+        with pytest.raises(CheckpointError, match=r"cannot write .*file \(Read-only file system\)"):
+            write_atomically(tmp_path / "file", lambda file: file.write(b"new"))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

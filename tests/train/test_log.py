@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,81 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         MetricsLog(tmp_path / "no folder" / "metrics.jsonl")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_said_once() -> None:
+    log = MetricsLog("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left.*resume"):
+        log.write("train", {"step": 1})
+    # What closes it afterwards must not put another error in the place of that one.
+    log.close()
+
+
+def test_a_disk_that_fills_up_later_is_said_by_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write("train", {"step": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left"):
+            log.position()
+    log.close()
+
+
+class Late(io.FileIO):
+    """Says only when it is closed that the disk is full, as network file systems do."""
+
+    said = False
+
+    def close(self) -> None:
+        super().close()
+        if not self.said:
+            self.said = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_close_that_fails_is_said_unless_a_write_has_been(tmp_path: Path, failed: bool) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.close()
+    log._file = Late(tmp_path / "metrics.jsonl", "ab")
+    log._failed = failed
+    if failed:
+        log.close()
+    else:
+        with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left"):
+            log.close()
+    assert log._file.said
+
+
+class Little(io.FileIO):
+    """Takes ten bytes at a time."""
+
+    def write(self, data: object) -> int:
+        assert isinstance(data, bytes)
+        return super().write(data[:10])
+
+
+def test_an_event_that_is_taken_in_parts_is_whole(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.close()
+    log._file = Little(tmp_path / "metrics.jsonl", "ab")
+    log.write("train", {"step": 1, "learning_rate": 0.125})
+    log.close()
+    written = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(written) == {"event": "train", "step": 1, "learning_rate": 0.125}
+
+
+def test_a_file_that_cannot_be_cut_is_named(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No such file"):
+        log.rewind(0)
+    log.close()
+
+
 def show(console: Console, *, quiet: bool = False) -> None:
     with Progress(epochs=2, steps_per_epoch=3, quiet=quiet, console=console) as progress:
         progress.begin(0)
@@ -100,3 +177,11 @@ def test_quiet_is_quiet() -> None:
     text = io.StringIO()
     show(Console(file=text, force_terminal=True), quiet=True)
     assert text.getvalue() == ""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_warning_is_said_in_any_case(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    text = io.StringIO()
+    Progress(epochs=2, steps_per_epoch=3, quiet=quiet, console=Console(file=text)).warning("[red] eyes")
+    said = text.getvalue(), capsys.readouterr().err
+    assert said == (("", "co2ssl: warning: [red] eyes\n") if quiet else ("warning: [red] eyes\n", ""))

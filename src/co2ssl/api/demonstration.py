@@ -17,7 +17,7 @@ from co2ssl.api.machine import build_device
 from co2ssl.api.pretraining import pretrain
 from co2ssl.api.reporting import hardware, summary
 from co2ssl.api.runs import Run
-from co2ssl.config import RunOptions, duration, usable_cores
+from co2ssl.config import RunOptions, duration, resolve_options, usable_cores
 from co2ssl.data.sources import Source, open_source
 from co2ssl.errors import UsageError
 from co2ssl.evaluate.features import Features
@@ -70,6 +70,8 @@ def demo(out: str | Path, *, seed: int = 0, quiet: bool = False, say: Callable[[
         UsageError: ``out`` holds something else.
     """
     began = time.perf_counter()
+    # Refused before anything is removed.
+    resolve_options({"seed": seed})
     folder = _cleared(Path(out))
     train, val = open_source("demo", "train"), open_source("demo", "val")
     say(f"{len(train):,} drawn images of {len(train.classes or ())} classes, labels used only to measure, seed {seed}")
@@ -147,11 +149,12 @@ def _write_page(
 def _cleared(folder: Path) -> Path:
     """The folder, empty of what an earlier demo left."""
     if folder.is_dir() and any(folder.iterdir()):
-        ours = {RESULTS, runs.REPORT, *NAMES}
-        other = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
-        if other:
+        found = {entry.name for entry in folder.iterdir()}
+        other = sorted(found - {RESULTS, runs.REPORT, *NAMES})
+        # A page alone may be anybody's.
+        if other or found == {runs.REPORT}:
             raise UsageError(
-                f"{folder} holds more than an earlier demo ({', '.join(other[:3])}): nothing was removed. "
+                f"{folder} holds other than an earlier demo ({', '.join(other[:3] or found)}): nothing was removed. "
                 "Give another --out."
             )
         shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +13,9 @@ from co2ssl.data.cache import cached
 from co2ssl.data.sources import DatasetSource, FolderSource, Source, full_spec, open_source
 from co2ssl.data.sources.datasets import Numbered
 from co2ssl.data.sources.opening import PYTHON
-from co2ssl.distributed import barrier, is_main, rank
+from co2ssl.distributed import barrier, is_main
+from co2ssl.errors import UserError
+from co2ssl.train.checkpoint import write_atomically
 
 Images: TypeAlias = str | Path | Source | Numbered
 """What is accepted as images: the name of a place, a source, or a data set with a length and numbered items."""
@@ -64,24 +67,40 @@ def cached_images(source: Source, folder: Path, *, workers: int, say: Callable[[
 
 
 def name_bad_images(folder: Path, bad: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
-    """Write down which images could not be read, and say how many: each process those it met, before a resume too."""
+    """Write down which images could not be read, and say how many, those of before a resume too; for one process.
+
+    Raises:
+        UserError: the file cannot be read or written; what it held before is untouched.
+    """
     if not bad:
         return
-    path = folder / (runs.BAD_IMAGES if rank() == 0 else runs.BAD_IMAGES.replace(".csv", f"-{rank()}.csv"))
+    path = folder / runs.BAD_IMAGES
     named = dict([*_named_before(path), *bad])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    writer.writerows(named.items())
     # Names that are not UTF-8 are written with the bytes they have on the disk.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows(named.items())
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda file: file.write(content))
     say(f"{len(named)} unreadable image{'s' if len(named) > 1 else ''} skipped, named in {path}:")
     for which, why in bad[:3]:
         say(f"  {which}: {why}".encode("utf-8", "backslashreplace").decode())
+
+
+def bad_images_before(folder: Path) -> list[tuple[str, str]]:
+    """Which images earlier parts of a run in ``folder`` could not read, and why."""
+    return list(_named_before(folder / runs.BAD_IMAGES))
 
 
 def _named_before(path: Path) -> Sequence[tuple[str, str]]:
     """The rows that the run wrote before it was interrupted."""
     if not path.is_file():
         return ()
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2 and tuple(row) != _COLUMNS]
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2 and tuple(row) != _COLUMNS]
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}. Mend it or move it away, and resume"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ from co2ssl.api.build import (
     check_size,
     evaluation_resize,
 )
-from co2ssl.api.images import CACHE, Images, cached_images, keep_listing, name_bad_images, open_images, spec_of
+from co2ssl.api.images import (
+    CACHE,
+    Images,
+    bad_images_before,
+    cached_images,
+    keep_listing,
+    name_bad_images,
+    open_images,
+    spec_of,
+)
 from co2ssl.api.machine import build_device, check_precision, describe_machine, sample_sizes
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.resuming import (
@@ -30,39 +40,49 @@ from co2ssl.api.resuming import (
     is_complete,
     left_in_words,
     run_to_resume,
+    sampled_sizes,
     with_options,
 )
 from co2ssl.api.runs import Run
 from co2ssl.config import (
     DEFAULT_RECIPE,
+    Adapted,
     DataRecord,
     Origin,
     Recipe,
+    Resolved,
     RunConfig,
     RunOptions,
     adapt,
+    adapted_from_plain,
     duration,
     load_recipe,
+    require_shared,
     resolve_options,
-    usable_cores,
+    workers_per_process,
 )
 from co2ssl.data.loader import Loader
 from co2ssl.data.sources import FolderSource, Source
 from co2ssl.data.sources.folder import split_part
 from co2ssl.data.sources.opening import PREFIXES
-from co2ssl.distributed import barrier, is_main, process_group
+from co2ssl.distributed import barrier, from_main, is_main, process_group, world_size
 from co2ssl.encoders.batch_norm import average_running_statistics
-from co2ssl.errors import UsageError
+from co2ssl.errors import UsageError, UserError
+from co2ssl.evaluate.features import EvaluationError
 from co2ssl.evaluate.probe import Probe, knn_probe, spread_probe
 from co2ssl.methods.method import Method
-from co2ssl.train.checkpoint import CheckpointFolder, save_backbone
+from co2ssl.train.checkpoint import CheckpointFolder, save_backbone, write_atomically
 from co2ssl.train.health import CollapseWatch
+from co2ssl.train.lock import only_trainer
 from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress, warn
 
 Say = Callable[[str], None]
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for the main one, which alone decodes into a cache and measures."""
 
 
 def pretrain(
@@ -100,21 +120,29 @@ def pretrain(
         UserError: whatever the person can mend, in one sentence; nothing finished is lost.
     """
     say = say or (lambda text: _say(text, quiet))
-    with process_group():
+    if resume and auto:
+        raise UsageError(
+            "--auto fits a recipe before a run begins, and --resume takes every setting as it was: leave --auto out."
+        )
+    with process_group(patience=PATIENCE):
         if not resume:
             run, source = _new(data, out, recipe, auto, options, say)
-            _train(run, source, checkpoint_folder(run), saved=None, quiet=quiet, say=say)
+            with only_trainer(run.folder):
+                _train(run, source, checkpoint_folder(run), saved=None, quiet=quiet, say=say)
             return run
         run = run_to_resume(resume, options, recipe=recipe, out=out)
-        checkpoints = checkpoint_folder(run)
-        saved = checkpoints.load()
-        if is_complete(run, saved):
-            say(complete_in_words(run))
-            return run
-        run = with_options(run, options)
-        source = images_of(run, data)
-        say(images_in_words(run.config.data.source if data is None else data, source))
-        _train(run, source, checkpoints, saved=saved, quiet=quiet, say=say)
+        # Before the folder of checkpoints is opened, which removes what it takes for left over.
+        with only_trainer(run.folder):
+            checkpoints = checkpoint_folder(run)
+            saved = checkpoints.load()
+            if is_complete(run, saved):
+                say(complete_in_words(run))
+                return run
+            run = with_options(run, options)
+            check_precision(run.config.options, build_device(run.config.options))
+            source = images_of(run, data)
+            say(images_in_words(run.config.data.source if data is None else data, source))
+            _train(run, source, checkpoints, saved=saved, quiet=quiet, say=say)
         return run
 
 
@@ -124,7 +152,7 @@ def images_in_words(data: Images, source: Source) -> str:
     if not isinstance(source, FolderSource) or not isinstance(data, str | Path):
         return found
     prefix, colon, path = str(data).partition(":")
-    given = path if colon and prefix in PREFIXES else str(data)
+    given = os.path.expanduser(path if colon and prefix in PREFIXES else str(data))
     other = split_part(given, "val")
     if os.path.abspath(source.folder) == os.path.abspath(given) or other is None:
         return found
@@ -153,14 +181,7 @@ def _new(
     device = build_device(options)
     say(images_in_words(data, source))
     if auto:
-        adapted = adapt(
-            resolved,
-            options,
-            num_images=len(source),
-            image_sizes=sample_sizes(source),
-            machine=describe_machine(device),
-            given_options=set(option_values),
-        )
+        adapted = _adapted(resolved, options, source, device, set(option_values))
         resolved, options = adapted.resolved, adapted.options
         origins.update(adapted.option_origins)
         say(f"{resolved.name}, fitted to {len(source):,} images and this machine:")
@@ -169,20 +190,51 @@ def _new(
         if adapted.estimated_seconds is not None:
             say(f"  about {duration(adapted.estimated_seconds)} in all")
     check_size(resolved.recipe, source)
+    require_shared(resolved.recipe, world_size())
     check_precision(options, device)
     config = RunConfig(
         resolved=resolved,
         options=options,
-        data=DataRecord(source=spec_of(data, source), num_images=len(source), fingerprint=source.fingerprint()),
+        data=DataRecord(
+            source=spec_of(data, source),
+            num_images=len(source),
+            fingerprint=source.fingerprint(),
+            sizes=sampled_sizes(source),
+        ),
         option_origins=origins,
     )
     folder = Path(out)
     if is_main():
         folder = runs.new_folder(out)
-        (folder / runs.CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        write_atomically(folder / runs.CONFIG, lambda file: file.write(config.to_yaml().encode("utf-8")))
         keep_listing(source, folder)
     barrier()
     return Run(folder=folder, config=config), source
+
+
+def _adapted(resolved: Resolved, options: RunOptions, source: Source, device: torch.device, given: set[str]) -> Adapted:
+    """The recipe fitted to the images and to the machine of the main process, for all processes: theirs may differ.
+
+    Raises:
+        UsageError: the main process finds that it cannot run; on every process.
+    """
+    told: dict[str, Any] = {}
+    if is_main():
+        try:
+            told["adapted"] = adapt(
+                resolved,
+                options,
+                num_images=len(source),
+                image_sizes=sample_sizes(source),
+                machine=describe_machine(device),
+                given_options=given,
+            ).as_plain()
+        except UserError as error:
+            told["error"] = str(error)
+    told = from_main(told)
+    if "error" in told:
+        raise UsageError(told["error"])
+    return adapted_from_plain(told["adapted"], resolved, options)
 
 
 def _train(
@@ -238,8 +290,12 @@ def _train(
         )
     finally:
         loader.close()
-        log.close()
-        name_bad_images(run.folder, loader.bad_images, say)
+        try:
+            log.close()
+        finally:
+            if is_main():
+                # Said even where progress is quiet.
+                name_bad_images(run.folder, loader.bad_images, warn if quiet else say)
     if quiet:
         # Otherwise progress has shown it.
         _warn_of_collapse(probes)
@@ -259,7 +315,7 @@ def _finish(run: Run, method: Method, say: Say) -> None:
 def _loader(run: Run, source: Source, method: Method, say: Say) -> Loader:
     """Batches of the method's views of the images, which are decoded first where they are to be cached."""
     recipe, options = run.config.resolved.recipe, run.config.options
-    workers = options.workers if options.workers is not None else usable_cores()
+    workers = options.workers if options.workers is not None else workers_per_process()
     if options.cache:
         source = cached_images(source, run.folder / CACHE, workers=workers, say=say)
     return Loader(
@@ -269,6 +325,7 @@ def _loader(run: Run, source: Source, method: Method, say: Say) -> Loader:
         seed=options.seed,
         workers=workers,
         max_bad_share=options.max_bad_share,
+        known_bad=bad_images_before(run.folder),
         views_on=options.views_on,
     )
 
@@ -288,7 +345,11 @@ def _probes(
     }
     probes: list[Probe] = [CollapseWatch(spread_probe(source, **size), total_steps=total_steps)]
     if source.labels is not None and source.classes is not None and len(source.classes) > 1:
-        probes.append(knn_probe(source, **size))
+        try:
+            probes.append(knn_probe(source, **size))
+        except EvaluationError as error:
+            # Labels are not needed to train; folders may be no classes.
+            warn(str(error))
     return probes
 
 

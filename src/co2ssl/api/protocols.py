@@ -7,7 +7,6 @@ alone is computed by the main process and told to the others.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,9 @@ from co2ssl.api.backbones import Representation
 from co2ssl.api.images import open_images
 from co2ssl.api.labels import fresh_backbones, keep_drawn_lists, keep_first, require_network, subsets_of
 from co2ssl.api.machine import build_device
-from co2ssl.config import RunOptions, usable_cores
+from co2ssl.config import RunOptions, usable_cores, workers_per_process
 from co2ssl.data.sources import FolderSource, Source
-from co2ssl.distributed import gather, is_main
+from co2ssl.distributed import from_main, is_main
 from co2ssl.evaluate.base_options import EvaluationOptions, PairOptions
 from co2ssl.evaluate.feature_key import network_hash, source_hash
 from co2ssl.evaluate.feature_store import FeatureStore
@@ -322,7 +321,7 @@ def device_of(options: EvaluationOptions) -> torch.device:
 
 def workers_of(options: EvaluationOptions) -> int:
     """Processes that decode images."""
-    return usable_cores() if options.workers is None else options.workers
+    return workers_per_process() if options.workers is None else options.workers
 
 
 def by_main(compute: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -337,8 +336,7 @@ def by_main(compute: Callable[[], dict[str, object]]) -> dict[str, object]:
             outcome = {"result": compute()}
         except EvaluationError as error:
             outcome = {"error": str(error)}
-    sent = list(json.dumps(outcome).encode()) if is_main() else []
-    told: dict[str, Any] = json.loads(bytes(gather(torch.tensor(sent, dtype=torch.uint8)).tolist()))
+    told = from_main(outcome)
     if "error" in told:
         raise EvaluationError(told["error"])
     result: dict[str, object] = told["result"]

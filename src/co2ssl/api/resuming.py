@@ -13,13 +13,25 @@ from co2ssl.api.images import Images, open_images
 from co2ssl.api.runs import Run
 from co2ssl.config import Origin, Recipe, RunOptions, resolve_options
 from co2ssl.config.messages import option, require_known
-from co2ssl.data.sources import Source
+from co2ssl.data.sources import FileSource, Source
 from co2ssl.distributed import barrier, is_main
 from co2ssl.errors import UsageError
 from co2ssl.train.checkpoint import CheckpointFolder, write_atomically
+from co2ssl.train.progress import warn
 
-RESUMED_WITH = ("max_bad_share",)
-"""Options that may be given beside ``resume``: what a run may have been stopped by."""
+RESUMED_WITH = (
+    "max_bad_share",
+    "workers",
+    "cache",
+    "device",
+    "download",
+    "log_every",
+    "checkpoint_every",
+    "probe_every",
+)
+"""Options that may be given beside ``resume``: what a run may have been stopped by, and what another machine needs."""
+SIZES_SAMPLED = 1024
+"""Files whose sizes a run remembers. One by one all of them would be asked, the start of a large run would be slow."""
 
 
 def run_to_resume(
@@ -52,8 +64,8 @@ def run_to_resume(
         others.append("out")
     if others:
         raise UsageError(
-            f"--resume takes every setting from {run.folder / runs.CONFIG}; leave out "
-            f"{', '.join(map(option, others))}, or start a new run, without --resume."
+            f"--resume takes every setting from {run.folder / runs.CONFIG} but {', '.join(map(option, RESUMED_WITH))}; "
+            f"leave out {', '.join(map(option, others))}, or start a new run, without --resume."
         )
     return run
 
@@ -134,7 +146,19 @@ def images_of(run: Run, data: Images | None) -> Source:
             f"{len(source):,} now, or other names): a resumed run would not be the same run. "
             "Restore them, or start a new run with --out."
         )
+    sizes = sampled_sizes(source)
+    if run.config.data.sizes and sizes != run.config.data.sizes:
+        # Bad images that were replaced are no reason to stop.
+        warn(
+            f"files of {source.name} have other sizes than when the run began: if they are other images under the same "
+            "names, this is no longer the same run"
+        )
     return source
+
+
+def sampled_sizes(source: Source) -> str:
+    """A hash of the sizes of some of the files that the images are in; empty where they are in none."""
+    return source.sizes_hash(SIZES_SAMPLED) if isinstance(source, FileSource) else ""
 
 
 def _architecture(recipe: Recipe) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from co2ssl.api.weights import lacking, surplus
 from co2ssl.config import RunConfig, read_run_config
 from co2ssl.encoders.resnet import ResNet
 from co2ssl.errors import UsageError, UserError
+from co2ssl.train.lock import require_free
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -79,7 +81,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def new_folder(folder: str | Path) -> Path:
-    """An empty folder for a new run, made where it is missing.
+    """A folder for a new run, made where it is missing: empty, or left by a run that came to no checkpoint.
 
     Raises:
         UsageError: it holds another run, or other files.
@@ -90,10 +92,16 @@ def new_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         content = sorted(entry.name for entry in folder.iterdir())
         if (folder / CONFIG).is_file():
-            raise UsageError(
-                f"{folder} holds another run. Continue it with `co2ssl pretrain --resume {folder}`, "
-                f"or give another --out, such as {_free_name(folder)}."
-            )
+            if _has_begun(folder):
+                raise UsageError(
+                    f"{folder} holds another run. Continue it with `co2ssl pretrain --resume {_quoted(folder)}`, "
+                    f"or give another --out, such as {_free_name(folder)}."
+                )
+            require_free(folder)
+            # Of a run that came to no checkpoint nothing is lost; what stopped it may have been a setting.
+            for name in (CONFIG, METRICS):
+                (folder / name).unlink(missing_ok=True)
+            return folder
         if content:
             raise UsageError(
                 f"{folder} is not empty ({', '.join(content[:3])}{' ...' if len(content) > 3 else ''}). "
@@ -107,14 +115,20 @@ def new_folder(folder: str | Path) -> Path:
     return folder
 
 
-def load_encoder(run: str | Path) -> ResNet:
+def _has_begun(folder: Path) -> bool:
+    """Whether a run left something to go on from, or to keep."""
+    checkpoints = folder / CHECKPOINTS
+    return (folder / BACKBONE).is_file() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
+def load_encoder(run: str | Path | Run) -> ResNet:
     """The trained backbone of a run, in evaluation mode, with torchvision's key names.
 
     ``torchvision.models.resnet18().load_state_dict(backbone.state_dict(), strict=False)`` takes its weights where
     width is 1 and the stem "imagenet"; only ``fc`` is then missing.
 
     Args:
-        run: a run folder.
+        run: a run folder, or what :func:`co2ssl.pretrain` returned.
 
     Returns:
         A module that maps normalised images (N, 3, H, W) to features (N, ``num_features``).
@@ -123,12 +137,12 @@ def load_encoder(run: str | Path) -> ResNet:
         UsageError: no run there, or one that has not finished an epoch.
         UserError: a file that does not hold exactly the weights of the run's architecture.
     """
-    found = read_run(run)
+    found = run if isinstance(run, Run) else read_run(run)
     path = found.folder / BACKBONE
     if not path.is_file():
         raise UsageError(
             f"{found.folder} has no {BACKBONE} yet: it is written when training ends. "
-            f"Finish it with `co2ssl pretrain --resume {found.folder}`."
+            f"Finish it with `co2ssl pretrain --resume {_quoted(found.folder)}`."
         )
     recipe = found.config.resolved.recipe
     backbone = build_backbone(recipe)
@@ -170,3 +184,7 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     return error.strerror or str(error)
+
+
+def _quoted(folder: Path) -> str:
+    return shlex.quote(str(folder))

@@ -60,6 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone: what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(
+            f"co2ssl: error: no memory is left on the device: {error}\nGive a smaller --batch-size, --precision bf16 "
+            "or another --device, or free what other programs hold.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is torch that says so; without torch it is not imported to ask."""
+    if "torch" not in sys.modules:
+        return False
+    from co2ssl.train.loop import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _run(words: list[str]) -> int:

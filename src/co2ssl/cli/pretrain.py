@@ -65,7 +65,8 @@ def run(words: list[str]) -> None:
         values["data"],
         out=values["out"],
         recipe=values["recipe"],
-        auto=values["auto"],
+        # Whether nothing was said or the usual: the one goes with --resume, the other does not.
+        auto=values["auto"] if given(words, ["auto"]) else None,
         resume=values["resume"],
         quiet=values["quiet"],
         **changed,

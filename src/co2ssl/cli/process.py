@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from co2ssl.config.cost import usable_cores
+
 WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Threads that wait for each other by spinning take the cores from the data workers, and from whatever else runs; to be
 woken for each of a step's hundreds of operations takes time as well. So they spin for a moment, then sleep."""
@@ -30,6 +32,10 @@ def suit_training() -> None:
     """Let threads spin for a moment only, and keep freed memory for the next step; what the user has set stays."""
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    cores = usable_cores()
+    if hasattr(os, "sched_getaffinity") and cores < len(os.sched_getaffinity(0)):
+        # Of a container's limit OpenMP knows nothing: it would start a thread for every core of the host.
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if not any(name in os.environ for name in CHOSEN_BY_THE_USER):
         keep_freed_memory()
 

@@ -12,6 +12,8 @@ evaluation mode all are plain batch norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
@@ -116,8 +118,9 @@ def average_running_statistics(module: nn.Module) -> None:
     """Replace every batch norm's running statistics by their mean over the processes, in place.
 
     Each process keeps statistics of its own share. They are moving averages, so that averaging them at any
-    time gives what averaging in every step would have given: call it before an encoder is evaluated or
-    written, on every process. Does nothing with one process.
+    time gives what averaging in every step would have given, up to rounding: call it before an encoder is
+    written, on every process; to evaluate one that goes on training there is :func:`averaged_statistics`. Does
+    nothing with one process.
     """
     if world_size() == 1:
         return
@@ -126,6 +129,73 @@ def average_running_statistics(module: nn.Module) -> None:
             both = all_reduce_sum(torch.stack([norm.running_mean, norm.running_var])) / world_size()
             norm.running_mean.copy_(both[0])
             norm.running_var.copy_(both[1])
+
+
+@contextmanager
+def averaged_statistics(module: nn.Module) -> Iterator[None]:
+    """Within a ``with`` block every running statistic is its mean over the processes; then each has its own again.
+
+    Every process enters it. What is trained afterwards does not depend on whether the block was there, to the bit.
+    """
+    if world_size() == 1:
+        yield
+        return
+    own = running_statistics(module)
+    average_running_statistics(module)
+    try:
+        yield
+    finally:
+        set_running_statistics(module, own)
+
+
+def running_statistics(module: nn.Module) -> Tensor:
+    """This process's running statistics of every batch norm in ``module``, in the order of its modules.
+
+    Returns:
+        (S,) on the CPU, in float64, which has every value of the narrower types: the C means and C variances of each.
+    """
+    kept = _statistics(module)
+    return torch.cat(kept).cpu().double() if kept else torch.empty(0, dtype=torch.float64)
+
+
+@torch.no_grad()
+def set_running_statistics(module: nn.Module, values: Tensor) -> None:
+    """Put back what :func:`running_statistics` gave, in place.
+
+    Args:
+        module: the one they are of, or one that is built like it.
+        values: (S,).
+
+    Raises:
+        ValueError: they are of another number of channels.
+    """
+    kept = _statistics(module)
+    size = sum(statistic.numel() for statistic in kept)
+    if values.shape != (size,):
+        raise ValueError(f"running statistics of shape {tuple(values.shape)} where the network has ({size},)")
+    first = 0
+    for statistic in kept:
+        last = first + statistic.numel()
+        statistic.copy_(values[first:last].to(statistic.dtype))
+        first = last
+
+
+def depends_on_processes(module: nn.Module) -> bool:
+    """Whether batch norm in ``module`` normalises otherwise when a batch is shared among more or fewer processes.
+
+    That of ``plain`` and ``shuffle`` does: it takes the rows of one process. ``split`` cuts the global batch into
+    groups, as many on any number of processes, and ``sync`` takes all of it.
+    """
+    of_the_global_batch = (SplitBatchNorm1d, SplitBatchNorm2d, SyncBatchNorm1d, SyncBatchNorm2d, nn.SyncBatchNorm)
+    return any(isinstance(part, _BatchNorm) and not isinstance(part, of_the_global_batch) for part in module.modules())
+
+
+def _statistics(module: nn.Module) -> list[Tensor]:
+    found: list[Tensor] = []
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            found += [norm.running_mean, norm.running_var]
+    return found
 
 
 def _check_groups(groups: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from co2ssl.data.sources import Source, Subset
-from co2ssl.evaluate.features import EvaluationError, Precision, extract
+from co2ssl.evaluate.features import EvaluationError, Features, Precision, extract
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
 from co2ssl.train.health import embedding_health
 
@@ -51,10 +52,10 @@ def knn_probe(
         most_bank: most images of the bank.
 
     Returns:
-        A function that returns ``top1`` and ``top5`` (shares from 0 to 1).
+        A function that returns ``top1`` and ``top5`` (shares from 0 to 1); nothing where too few images can be read.
 
     Raises:
-        EvaluationError: no labels, a class without images, or no class with two.
+        EvaluationError: no labels, images of one class alone, or no class with two.
     """
     bank, queries = probe_split(source, share=share, most_queries=most_queries, most_bank=most_bank, seed=seed)
     parts = Subset(source, bank), Subset(source, queries)
@@ -75,7 +76,10 @@ def knn_probe(
             )
             for part in parts
         )
-        result = knn(known, asked, k=k, temperature=temperature, device=device)
+        pair = of_known_classes(known, asked)
+        if pair is None:
+            return {}
+        result = knn(*pair, k=k, temperature=temperature, device=device)
         return {name: value for name in ("top1", "top5") if isinstance(value := result[name], float)}
 
     return probe
@@ -97,14 +101,12 @@ def probe_split(
         seed: of the draw.
 
     Raises:
-        EvaluationError: no labels, a class without images, or no class with two.
+        EvaluationError: no labels, images of one class alone, or no class with two.
     """
     if source.labels is None:
         raise EvaluationError(f"{source.name} has no labels, so kNN accuracy cannot be watched on it")
-    missing = sorted(set(range(len(source.classes or ()))) - set(source.labels.tolist()))
-    if missing and source.classes is not None:
-        names = ", ".join(repr(source.classes[label]) for label in missing[:8])
-        raise EvaluationError(f"{source.name} has no image of {names}, so kNN accuracy cannot be watched on it")
+    if len(np.unique(source.labels)) < 2:
+        raise EvaluationError(f"{source.name} has images of one class alone, so kNN accuracy cannot be watched on it")
     drawn = [
         np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(source.labels == label))
         for label in np.unique(source.labels)
@@ -118,6 +120,26 @@ def probe_split(
     bank = [places[:count] for places, count in zip(drawn, known, strict=True)]
     queries = [places[len(places) - count :] for places, count in zip(drawn, asking, strict=True)]
     return np.sort(np.concatenate(bank)), np.sort(np.concatenate(queries))
+
+
+def of_known_classes(known: Features, asked: Features) -> tuple[Features, Features] | None:
+    """Both without the classes of which ``known`` has no image, be it that they are empty or that none can be read.
+
+    Returns:
+        The two, on a numbering of the classes that are left; None where these are fewer than two, or nobody asks.
+    """
+    assert known.labels is not None, "probe_split() refuses a source without labels"
+    assert asked.labels is not None, "probe_split() refuses a source without labels"
+    assert known.classes is not None, "a source with labels has classes"
+    there = torch.unique(known.labels)
+    asked = asked.rows(torch.isin(asked.labels, there).nonzero().flatten())
+    if len(there) < 2 or len(asked) == 0:
+        return None
+    names = tuple(known.classes[label] for label in there.tolist())
+    numbering = torch.full((len(known.classes),), -1)
+    numbering[there] = torch.arange(len(there))
+    labels = [numbering[features.labels] for features in (known, asked) if features.labels is not None]
+    return replace(known, labels=labels[0], classes=names), replace(asked, labels=labels[1], classes=names)
 
 
 def allotted(available: NDArray[np.int64], total: int) -> NDArray[np.int64]:

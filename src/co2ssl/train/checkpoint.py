@@ -7,6 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,7 +169,9 @@ def write_atomically(target: Path, write: Callable[[BinaryIO], object]) -> None:
         _sync_folder(target.parent)
     except (OSError, RuntimeError) as error:
         # torch reports a write that failed as RuntimeError.
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            # A file system that has become read-only lets nothing be removed either.
+            partial.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(
             f"cannot write {target} ({reason}): what was there before is untouched; make room on the disk and resume"

@@ -8,6 +8,7 @@ inside one):
   ``learning_rate``, ``images_per_second``, ``wait_share`` (share of the time spent waiting for data, 0 to 1),
   ``seconds`` (spent training so far, over all restarts; probes and checkpoints apart).
 * ``probe``: whatever the probes return.
+* ``warning``: ``warning``, in words: what a probe could not measure, and why.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,12 @@ class MetricsLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file = None
+        self._file: FileIO | None = None
+        self._failed = False
         if is_main():
-            try:
-                self._file = self.path.open("ab")
-            except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            with self._in_words():
+                # Unbuffered: what did not fit on the disk must not wait in a buffer for another attempt.
+                self._file = self.path.open("ab", buffering=0)
 
     def write(self, event: str, values: Mapping[str, object]) -> None:
         """Append one event. NaN and infinity, which JSON does not have, become null.
@@ -55,35 +58,66 @@ class MetricsLog:
         """
         if self._file is None:
             return
-        line = json.dumps({"event": event, **{name: _finite(value) for name, value in values.items()}})
-        try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+        text = json.dumps({"event": event, **{name: _finite(value) for name, value in values.items()}})
+        line = text.encode() + b"\n"
+        with self._in_words():
+            # A disk that is nearly full takes a part of it, and complains of the rest.
+            while line:
+                line = line[self._file.write(line) :]
 
     def position(self) -> int:
-        """Bytes written so far, all of them on the disk: what a checkpoint remembers."""
+        """Bytes written so far, all of them on the disk: what a checkpoint remembers.
+
+        Raises:
+            UserError: they did not all get there.
+        """
         if self._file is None:
             return 0
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._in_words():
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def rewind(self, position: int) -> None:
         """Drop what was written after a checkpoint, so that a resumed run does not draw its curve twice.
 
         A file that is shorter than ``position`` loses at most a last line that was cut short.
+
+        Raises:
+            UserError: the file cannot be read or cut.
         """
         if self._file is None:
             return
-        kept = self.path.read_bytes()[:position]
-        self._file.truncate(kept.rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
+        with self._in_words():
+            kept = self.path.read_bytes()[:position]
+            self._file.truncate(kept.rfind(b"\n") + 1)
+            self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file. After a write that failed nothing more is said: that error is on its way.
+
+        Raises:
+            UserError: all writes went well, and only now it turns out that something is not on the disk.
+        """
+        if self._file is None:
+            return
+        failed_before = self._failed
+        try:
+            with self._in_words():
+                self._file.close()
+        except UserError:
+            if not failed_before:
+                raise
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}. Make room or permission there and resume: "
+                "nothing from before the last checkpoint is lost"
+            ) from error
 
 
 class Tally:

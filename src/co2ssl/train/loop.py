@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -16,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from co2ssl.data.batch import Batch
+from co2ssl.data.workers import WorkerError
 from co2ssl.distributed import all_reduce_sum, barrier, gather, is_main, world_size
-from co2ssl.errors import UsageError
+from co2ssl.encoders.batch_norm import averaged_statistics
+from co2ssl.errors import UsageError, UserError
 from co2ssl.losses.objective import Objective
 from co2ssl.methods.method import Method, Update
 from co2ssl.train.checkpoint import CheckpointFolder
@@ -29,6 +31,13 @@ from co2ssl.train.stop import Interrupted, any_process, stop_on_signals
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 Probe: TypeAlias = Callable[[int, nn.Module], Mapping[str, float | str]]
+
+# MPS and the CPU have no error of their own for it, and neither has CUDA outside of torch's allocator.
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+
+
+class OutOfMemoryError(UserError, torch.OutOfMemoryError):
+    """The device has no memory left for a step. It is torch's error too, which ``__cause__`` holds as it came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,9 @@ def train(
         progress: what a person sees.
         precision: "bf16" runs the method, not the losses, in bfloat16 where that is safe (autocast; CPU and CUDA).
         accumulate: batches whose gradients are added up for one step.
-        probes: each gets the steps finished and the encoder, in evaluation mode, on the main process.
+        probes: each gets the steps finished and the encoder, in evaluation mode and with the running statistics of
+            all processes, on the main process. What one of them cannot measure (a ``UserError``, or no memory left)
+            is a warning; any other error ends the run, which has a checkpoint of the instant before.
         rhythm: how often to log, measure and save.
         checkpoints: where to save; None saves nothing.
         saved: what ``CheckpointFolder.load`` returned: the run goes on from there.
@@ -94,8 +105,10 @@ def train(
     Raises:
         DivergedError: the loss became NaN or infinite.
         Interrupted: Ctrl-C or SIGTERM.
+        OutOfMemoryError: the device has no memory left for a step.
         UsageError: settings that do not go together.
         CheckpointError: a checkpoint cannot be written, or ``saved`` does not fit.
+        UserError: an event cannot be written.
     """
     check_steps(method, loader, accumulate=accumulate)
     if precision == "bf16" and device.type not in ("cpu", "cuda"):
@@ -126,7 +139,7 @@ def train(
         checkpoints=checkpoints,
         state=state,
     )
-    with progress, stop_on_signals() as stop_requested:
+    with run.memory_in_words(), progress, stop_on_signals() as stop_requested:
         progress.begin(state.position.step)
         while state.position.epoch < epochs:
             run.epoch(loader, accumulate, stop_requested)
@@ -153,6 +166,7 @@ class _Run:
     checkpoints: CheckpointFolder | None
     state: State
     last_saved: float = field(default_factory=time.monotonic)
+    failed_probes: set[int] = field(default_factory=set)
 
     def epoch(self, loader: Batches, accumulate: int, stop_requested: Callable[[], bool]) -> None:
         """What is left of the current epoch."""
@@ -174,6 +188,8 @@ class _Run:
             if stop or save:
                 self.save()
             if stop:
+                # Whoever ends first has torchrun end the others, and the main process may still be writing.
+                barrier()
                 raise self.interrupted()
             # What logging waited for on the device belongs to training; what saving took does not.
             began = time.perf_counter() if save else now
@@ -271,12 +287,47 @@ class _Run:
         run = shlex.quote(str(self.checkpoints.run))
         return Interrupted(f"{where}, all of it saved. Go on with:\n  co2ssl pretrain --resume {run}")
 
+    @contextmanager
+    def memory_in_words(self) -> Iterator[None]:
+        """Within the block, a device whose memory is full is an error for a person.
+
+        Raises:
+            OutOfMemoryError: it is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self.out_of_memory(error) from error
+
+    def out_of_memory(self, error: RuntimeError) -> OutOfMemoryError:
+        """What to do where the device's memory is full."""
+        half = "" if self.precision == "bf16" else ", with --precision bf16"
+        advice = f"Start a new run with a smaller --batch-size{half} or with --auto, which chooses what fits"
+        saved = self.checkpoints.saved() if self.checkpoints else []
+        if self.checkpoints and saved:
+            run = shlex.quote(str(self.checkpoints.run))
+            kept = f"the last checkpoint is whole: {saved[-1]}"
+            advice += f"; or, where another program had taken the memory, go on with:\n  co2ssl pretrain --resume {run}"
+        else:
+            kept = "no checkpoint had been written"
+        where = f"at step {self.state.position.step + 1} (epoch {self.state.position.epoch + 1})"
+        return OutOfMemoryError(
+            f"no memory is left on the device ({self.device}) {where}: {_briefly(error)}; {kept}. {advice}"
+        )
+
     def end_epoch(self, epoch: int) -> None:
         """Event, probes and checkpoint after ``epoch`` epochs."""
-        self.progress.end_epoch(epoch, self.record("epoch", self.state.epoch))
         last = epoch == self.epochs
         every = self.rhythm.probe_every
-        if self.probes and every and (last or epoch % every == 0):
+        measured = bool(self.probes) and every > 0 and (last or epoch % every == 0)
+        if measured:
+            # Whatever a probe does to the process, the epoch is not lost. A run that is resumed here ends the epoch
+            # anew, so the event that ends it comes after.
+            self.save()
+        self.progress.end_epoch(epoch, self.record("epoch", self.state.epoch))
+        if measured:
             self.measure(epoch)
         self.state.position = self.state.position.after_epoch()
         if last or epoch % self.rhythm.checkpoint_every == 0:
@@ -284,16 +335,49 @@ class _Run:
 
     def measure(self, epoch: int) -> None:
         """Let the probes look at the encoder. Whether they do changes nothing in the training."""
-        if is_main():
-            values: dict[str, object] = {"step": self.state.position.step, "epoch": epoch}
-            self.method.encoder.eval()
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                for probe in self.probes:
-                    values.update(probe(self.state.position.step, self.method.encoder))
-            self.log.write("probe", values)
-            if "warning" in values:
-                self.progress.message(f"warning: {values['warning']}")
+        with averaged_statistics(self.method.encoder):
+            if is_main():
+                self.measure_here(epoch)
         barrier()
+
+    def measure_here(self, epoch: int) -> None:
+        """What the main process has to do when it is time for the probes."""
+        when: dict[str, object] = {"step": self.state.position.step, "epoch": epoch}
+        values: dict[str, float | str] = {}
+        self.method.encoder.eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            for place, probe in enumerate(self.probes):
+                try:
+                    values.update(probe(self.state.position.step, self.method.encoder))
+                except (Interrupted, WorkerError):
+                    raise
+                except (UserError, RuntimeError) as error:
+                    if not isinstance(error, UserError) and not is_out_of_memory(error):
+                        raise
+                    self.warn_of_probe(place, error, when)
+        if values:
+            self.log.write("probe", {**when, **values})
+        if "warning" in values:
+            self.progress.message(f"warning: {values['warning']}")
+
+    def warn_of_probe(self, place: int, error: Exception, when: Mapping[str, object]) -> None:
+        """Write down what the probe at this place could not measure, and say it the first time."""
+        why = str(error) if isinstance(error, UserError) else _briefly(error)
+        text = f"something could not be measured after epoch {when['epoch']}, and training goes on: {why}"
+        self.log.write("warning", {**when, "warning": text})
+        if place not in self.failed_probes:
+            self.failed_probes.add(place)
+            self.progress.warning(text)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had no memory left, in whatever way torch says so for that device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _briefly(error: Exception) -> str:
+    """What happened and how much was asked for; torch goes on about its allocator."""
+    return ". ".join(str(error).partition("\n")[0].split(". ")[:2]).removesuffix(".")
 
 
 def gathered(update: Update) -> Update:

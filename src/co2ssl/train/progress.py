@@ -83,6 +83,13 @@ class Progress:
         if not self._quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def warning(self, text: str) -> None:
+        """A warning in a line of its own, also where progress is quiet."""
+        if self._quiet:
+            warn(text)
+        else:
+            self.message(f"warning: {text}")
+
     def _epoch_of(self, step: int) -> str:
         return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
 

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from co2ssl.distributed import gather
+from co2ssl.distributed import gather, rank, world_size
+from co2ssl.encoders.batch_norm import depends_on_processes, running_statistics, set_running_statistics
 from co2ssl.errors import UserError
 from co2ssl.losses.objective import LossSums
 from co2ssl.train.checkpoint import CheckpointError
@@ -85,7 +86,12 @@ class State:
 
 
 def snapshot(state: State, method: nn.Module, optimizer: Optimizer, log: MetricsLog) -> dict[str, Any]:
-    """What a checkpoint holds; every process calls it."""
+    """What a checkpoint holds; every process calls it.
+
+    ``method`` and ``random`` are those of the first process, and ``others`` has by rank what differs on each of the
+    rest: the running statistics of batch norm, which are of a process's own rows, and the state of random numbers.
+    They are kept apart, not averaged, so that a run does not depend on when a checkpoint was written.
+    """
     device = state.window.device
     return {
         "method": method.state_dict(),
@@ -99,18 +105,37 @@ def snapshot(state: State, method: nn.Module, optimizer: Optimizer, log: Metrics
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         },
+        "world_size": world_size(),
+        "others": _others(method, device),
     }
 
 
 def restore(saved: Mapping[str, Any], state: State, method: nn.Module, optimizer: Optimizer, log: MetricsLog) -> None:
-    """Put everything back as :func:`snapshot` found it.
+    """Put everything back as :func:`snapshot` found it, on each process what was its own.
 
     Raises:
-        CheckpointError: the weights or the optimiser's state do not fit.
+        CheckpointError: the weights or the optimiser's state do not fit; another number of processes, with which the
+            run would be another.
     """
+    # Older checkpoints do not say.
+    processes = int(saved.get("world_size", world_size()))
+    if processes != world_size() and depends_on_processes(method):
+        raise CheckpointError(
+            f"this run was trained with {_counted(processes)}, and its batch norm takes statistics over the images of "
+            f"one: with {_counted(world_size())} it would be another run. Resume it with {_counted(processes)}, or "
+            "start a new run with --out"
+        )
+    random, others = saved["random"], saved.get("others", {})
     try:
         method.load_state_dict(saved["method"])
         optimizer.load_state_dict(saved["optimizer"])
+        if processes != world_size():
+            # The groups of all processes are the same batch, cut otherwise now: each goes on from their mean.
+            every = [running_statistics(method), *(other["running"] for other in others.values())]
+            set_running_statistics(method, torch.stack(every).mean(dim=0))
+        elif rank() in others:
+            random = others[rank()]
+            set_running_statistics(method, random["running"])
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint does not fit this {type(method).__name__}: {error}") from error
     state.position = Position(**saved["position"])
@@ -118,6 +143,27 @@ def restore(saved: Mapping[str, Any], state: State, method: nn.Module, optimizer
     state.window.load(saved["window"])
     state.epoch.load(saved["epoch"])
     log.rewind(saved["metrics_bytes"])
-    torch.set_rng_state(saved["random"]["cpu"])
-    if state.window.device.type == "cuda" and saved["random"]["cuda"] is not None:
-        torch.cuda.set_rng_state(saved["random"]["cuda"], state.window.device)
+    # A clone is laid out as a generator reads it; what was loaded need not be.
+    torch.set_rng_state(random["cpu"].clone())
+    if state.window.device.type == "cuda" and random.get("cuda") is not None:
+        torch.cuda.set_rng_state(random["cuda"], state.window.device)
+
+
+def _others(method: nn.Module, device: torch.device) -> dict[int, dict[str, Tensor]]:
+    """By rank, from 1 on, what each process has for itself: ``running`` (S,), and the random states."""
+    if world_size() == 1:
+        return {}
+    own = {"running": running_statistics(method), "cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    # A network without batch norm has no statistics, and nothing cannot be sent.
+    every = {
+        name: gather(value.unsqueeze(0)) if value.numel() else value.expand(world_size(), 0)
+        for name, value in own.items()
+    }
+    # Clones: a view of the rows of all would be saved with all of them.
+    return {place: {name: rows[place].clone() for name, rows in every.items()} for place in range(1, world_size())}
+
+
+def _counted(processes: int) -> str:
+    return f"{processes} process{'' if processes == 1 else 'es'}"

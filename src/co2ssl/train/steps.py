@@ -64,7 +64,11 @@ def check_steps(method: Method, loader: Batches, *, accumulate: int) -> None:
 
 
 def in_parallel(method: nn.Module) -> DistributedDataParallel:
-    """The method with its gradients averaged over processes. Buffers stay: they may be large, and are equal by seed."""
+    """The method with its gradients averaged over processes.
+
+    Buffers stay as each process has them: large ones are equal by seed, and the running statistics of batch norm are a
+    process's own.
+    """
     with warnings.catch_warnings():
         # The new name of the argument is unknown to the older versions of torch that are supported.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
