@@ -13,7 +13,7 @@ from benchmarks.step.job import Job
 
 OURS, NAKED = "ours", "naked"
 AS_COMMAND = (OURS, "spent")
-"""Modules that run as the command does. The network alone keeps the defaults: nothing else wants the cores then."""
+"""Modules whose threads wait as the command's do. The network alone keeps the default: nothing else wants the cores."""
 WORK = ("parameters", "views")
 """What all sides of a case must report alike."""
 

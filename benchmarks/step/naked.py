@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from benchmarks.step.job import Clock, Job, main, work_done
 from benchmarks.step.ours import recipe_of
 from co2ssl.api.build import build_method
+from co2ssl.cli.process import keep_freed_memory
 from co2ssl.train.optim import build_optimizer
 
 
 def run(job: Job) -> dict[str, Any]:
     """Images a second of the bare step."""
+    keep_freed_memory()  # As ours.
     step, work = bare_step(job)
     clock = Clock(job)
     done = False

@@ -2,6 +2,9 @@
 
 OpenCV decodes JPEG a little faster than Pillow and to the same pixels, but guesses where a file is odd. So only the
 plain case goes that way (8 bits, one or three channels, complete), and Pillow is the authority for the rest.
+
+Always at full size: a JPEG decoded at a half or a quarter is sooner there, but its crops differ from those of the whole
+image by more than the views may differ from torchvision's.
 """
 
 from __future__ import annotations
