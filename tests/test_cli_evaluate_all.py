@@ -262,6 +262,17 @@ def test_what_one_protocol_cannot_measure_is_left_out(
     assert "nothing could be measured" in complaint(given, capsys, code=1)
 
 
+@pytest.mark.parametrize("protocol", ["knn", "finetune"])
+def test_a_measurement_that_fails_moves_nothing(protocol: str, place: Path, run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"labels": "50%", "epochs": 1} if protocol == "finetune" else {}
+    evaluate(protocol, run, place / "images", place / "images", **options, **QUIET)
+    before = {path.name: path.read_bytes() for path in (run / "evaluation").iterdir()}
+    write_images(tmp_path / "flat", 10)
+    with pytest.raises(EvaluationError, match="has no labels"):
+        evaluate(protocol, run, tmp_path / "flat", tmp_path / "flat", **options, **QUIET)
+    assert {path.name: path.read_bytes() for path in (run / "evaluation").iterdir()} == before
+
+
 def test_tables_of_other_images_are_kept_too(place: Path, run: Path, tmp_path: Path) -> None:
     evaluate("all", run, place / "images", **QUIET)
     first = kept(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import co2ssl
 from co2ssl.api import demonstration, evaluate, pretraining
 from co2ssl.api.runs import new_folder, read_run
 from co2ssl.cli import main
-from co2ssl.data.sources import FileSource, open_source
+from co2ssl.data.sources import DataError, FileSource, open_source
+from co2ssl.data.sources.folder import SPLIT_FOLDERS
 from co2ssl.errors import UsageError, UserError
 from co2ssl.train.lock import only_trainer
 from tests.images import TINY, write_classes, write_images
@@ -90,14 +92,21 @@ def test_a_run_without_a_checkpoint_is_begun_anew(
     assert (out / "config.yaml").is_file()
     run = co2ssl.pretrain(trained / "images", out=out, **QUIET)
     assert weights(run.folder) == weights(trained / "run")
-    shutil.rmtree(out / "checkpoints")
-    (out / "backbone.safetensors").unlink()
+    # Whatever is left of a run that came to something keeps its folder, the large files or none of them.
+    for name in ("checkpoints", "backbone.safetensors", "report.html"):
+        with pytest.raises(UsageError, match="holds another run"):
+            co2ssl.pretrain(trained / "images", out=out, **QUIET)
+        (shutil.rmtree if (out / name).is_dir() else Path.unlink)(out / name)
+    with pytest.raises(UsageError, match="holds another run"):
+        co2ssl.pretrain(trained / "images", out=out, **QUIET)
+    (out / "metrics.jsonl").unlink()
+    before = (out / "config.yaml").read_bytes()
     with only_trainer(out), pytest.raises(UsageError, match="is being trained by process"):
-        new_folder(out)
-    (out / "checkpoints").mkdir()
-    (out / "checkpoints" / "last.ckpt").touch()
+        co2ssl.pretrain(trained / "images", out=out, **QUIET)
+    # Where nobody can tell whether it is being trained.
     with pytest.raises(UsageError, match="holds another run"):
         new_folder(out)
+    assert (out / "config.yaml").read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(UsageError, match="is not empty"):
@@ -176,3 +185,41 @@ def test_the_hash_of_sizes_is_of_as_many_files_as_are_asked_for(tmp_path: Path) 
     # The first, the middle and the last are the three.
     assert again.sizes_hash(3) != some
     assert source.sizes_hash() == every
+
+
+def test_a_run_of_the_whole_folder_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was begun when ``testing`` was the name of no part."""
+    for part, count in (("train", 20), ("testing", 6)):
+        write_images(tmp_path / "images" / part, count, seed=count)
+    with monkeypatch.context() as patched:
+        patched.setitem(SPLIT_FOLDERS, "val", ("val",))
+        run = co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", **QUIET)
+    assert run.config.data.num_images == 26
+    (run.folder / "backbone.safetensors").unlink()
+    co2ssl.pretrain(resume=run.folder, quiet=True)
+    assert weights(run.folder)
+
+
+def test_a_run_with_a_ramp_that_it_never_climbed_can_still_be_read(trained: Path, broken_off: Path) -> None:
+    """Such a run is refused before it begins; of before, there may be some."""
+    with pytest.raises(UsageError, match="never bring it to its value"):
+        co2ssl.pretrain(trained / "images", out=broken_off.parent / "new", **{**QUIET, "consistency_ramp_epochs": 9})
+    config = read_run(broken_off).config
+    recipe = config.resolved.recipe.model_copy(update={"consistency_ramp_epochs": 9})
+    old = replace(config, resolved=replace(config.resolved, recipe=recipe))
+    (broken_off / "config.yaml").write_text(old.to_yaml())
+    assert read_run(broken_off).config.resolved.recipe.consistency_ramp_epochs == 9
+
+
+def test_images_that_were_mended_are_read_past_the_cache(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 30)
+    mended = (tmp_path / "images" / "007.png").read_bytes()
+    for number in range(7, 10):
+        (tmp_path / "images" / f"{number:03}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="more than 5%"):
+        co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", cache=True, **QUIET)
+    for number in range(7, 10):
+        (tmp_path / "images" / f"{number:03}.png").write_bytes(mended)
+    # The same command again.
+    run = co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", cache=True, **QUIET)
+    assert not (run.folder / "bad_images.csv").exists()

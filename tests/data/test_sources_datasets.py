@@ -289,3 +289,18 @@ def test_torchvisions_fake_data_and_tensors() -> None:
     assert DatasetSource(FakeData(4, (3, 8, 9))).load(3).shape == (8, 9, 3)
     tensors = TensorDataset(torch.zeros(4, 3, 8, 9), torch.arange(4))
     assert DatasetSource(tensors).load(0).shape == (8, 9, 3)
+
+
+@pytest.mark.parametrize("message", ["DefaultCPUAllocator: not enough memory", "Cannot re-initialize CUDA in forked"])
+def test_what_the_machine_lacks_is_no_fault_of_an_image(message: str) -> None:
+    class Hungry(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 5:
+                raise RuntimeError(message)
+            return np.zeros((4, 4, 3), dtype=np.uint8), 0
+
+    with pytest.raises(RuntimeError, match=message.split(":", maxsplit=1)[0]):
+        DatasetSource(Hungry()).load(5)

@@ -133,3 +133,9 @@ def test_an_annotation_that_cannot_be_used(devkit: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"cannot read the annotation .*000004\.xml"):
         voc_split(str(devkit), "test")
+
+
+def test_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_voc(tmp_path, {"000001": [("dog", False)]}, {"train": ["000001"]})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert voc_split("~/VOCdevkit", "train").ids == ("000001",)

@@ -138,6 +138,9 @@ def test_the_last_warning_of_a_run_is_shown_unless_it_passed(tmp_path: Path) -> 
     healthy = [*probes, {"event": "probe", "epoch": 2}]
     html = write(tmp_path / "report.html", runs=[RunSummary(name="moco", events=healthy)])
     assert "collapsed" not in html
+    unmeasured = [{"event": "warning", "epoch": 1, "warning": "no class has two images"}, *healthy]
+    html = write(tmp_path / "report.html", runs=[RunSummary(name="moco", events=unmeasured)])
+    assert "moco: no class has two images" in Page(html).text
 
 
 def test_neighbours_say_which_class(tmp_path: Path) -> None:

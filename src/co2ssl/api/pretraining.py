@@ -78,6 +78,8 @@ from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress, warn
+from co2ssl.train.state import DivergedError
+from co2ssl.train.stop import Interrupted
 
 Say = Callable[[str], None]
 
@@ -126,8 +128,15 @@ def pretrain(
         )
     with process_group(patience=PATIENCE):
         if not resume:
-            run, source = _new(data, out, recipe, auto, options, say)
-            with only_trainer(run.folder):
+            folder, config, source = _new(data, out, recipe, auto, options, say)
+            # Before anything is written, so that of two commands that begin together one is refused.
+            with only_trainer(folder) as locked:
+                if is_main():
+                    runs.new_folder(folder, locked=locked)
+                    write_atomically(folder / runs.CONFIG, lambda file: file.write(config.to_yaml().encode("utf-8")))
+                    keep_listing(source, folder)
+                barrier()
+                run = Run(folder=folder, config=config)
                 _train(run, source, checkpoint_folder(run), saved=None, quiet=quiet, say=say)
             return run
         run = run_to_resume(resume, options, recipe=recipe, out=out)
@@ -153,8 +162,10 @@ def images_in_words(data: Images, source: Source) -> str:
         return found
     prefix, colon, path = str(data).partition(":")
     given = os.path.expanduser(path if colon and prefix in PREFIXES else str(data))
+    if os.path.abspath(source.folder) == os.path.abspath(given):
+        return found
     other = split_part(given, "val")
-    if os.path.abspath(source.folder) == os.path.abspath(given) or other is None:
+    if other is None:
         return found
     return f"{found}; only this part of {given} is used to pretrain, {other} is left for `co2ssl evaluate`"
 
@@ -166,8 +177,8 @@ def _new(
     auto: bool | None,
     given: Mapping[str, Any],
     say: Say,
-) -> tuple[Run, Source]:
-    """A run folder with its configuration, and the images."""
+) -> tuple[Path, RunConfig, Source]:
+    """The folder of a new run, which is there; what is to be run, checked; and the images."""
     if data is None or out is None:
         raise UsageError("pretrain needs images and a run folder: co2ssl pretrain DATA --out RUN")
     if auto is None:
@@ -203,13 +214,10 @@ def _new(
         ),
         option_origins=origins,
     )
-    folder = Path(out)
     if is_main():
-        folder = runs.new_folder(out)
-        write_atomically(folder / runs.CONFIG, lambda file: file.write(config.to_yaml().encode("utf-8")))
-        keep_listing(source, folder)
+        runs.made_folder(out)
     barrier()
-    return Run(folder=folder, config=config), source
+    return Path(out), config, source
 
 
 def _adapted(resolved: Resolved, options: RunOptions, source: Source, device: torch.device, given: set[str]) -> Adapted:
@@ -288,6 +296,10 @@ def _train(
             checkpoints=checkpoints,
             saved=saved,
         )
+    except (Interrupted, DivergedError):
+        # Raised on all processes after the same step: the main one is told what the others could not read.
+        loader.share_bad_images()
+        raise
     finally:
         loader.close()
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from co2ssl.api.backbones import Representation
 from co2ssl.api.images import open_images
-from co2ssl.api.protocols import MEASURES, by_main, result_path
+from co2ssl.api.protocols import MEASURES, by_main, labelled_pair, result_path
 from co2ssl.data.sources import Source
 from co2ssl.data.voc import voc_split
 from co2ssl.distributed import is_main, world_size
@@ -45,8 +45,11 @@ def measure(protocol: str, representation: Representation, options: EvaluationOp
     device = next((tensor.device for tensor in representation.backbone.parameters()), None)
     opened = with_sources(options, representation.home)
     key = result_key(protocol, representation, opened)
-    if representation.home is not None:
-        set_aside(result_path(representation, protocol, options), key)
+    path = None if representation.home is None else result_path(representation, protocol, options)
+    if path is not None and isinstance(opened, LabelledOptions):
+        # Trainings leave lists and weights as they go. Images that will not do are refused before anything is moved.
+        labelled_pair(opened, representation.home)
+        set_aside(path, key)
     result = {
         "representation": representation.name,
         "weights": network_hash(representation.backbone),
@@ -57,8 +60,9 @@ def measure(protocol: str, representation: Representation, options: EvaluationOp
     }
     if device is not None:
         representation.backbone.to(device)
-    if representation.home is not None:
-        write_result(result_path(representation, protocol, options), result)
+    if path is not None:
+        set_aside(path, key)
+        write_result(path, result)
     return result
 
 

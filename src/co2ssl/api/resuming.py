@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,8 @@ from co2ssl.api.images import Images, open_images
 from co2ssl.api.runs import Run
 from co2ssl.config import Origin, Recipe, RunOptions, resolve_options
 from co2ssl.config.messages import option, require_known
-from co2ssl.data.sources import FileSource, Source
+from co2ssl.data.sources import FileSource, FolderSource, Source
+from co2ssl.data.sources.folder import SPLIT_FOLDERS
 from co2ssl.distributed import barrier, is_main
 from co2ssl.errors import UsageError
 from co2ssl.train.checkpoint import CheckpointFolder, write_atomically
@@ -140,6 +142,8 @@ def images_of(run: Run, data: Images | None) -> Source:
         download=run.config.options.download,
         listing_folder=run.folder,
     )
+    if source.fingerprint() != run.config.data.fingerprint and (whole := _whole_folder(source, run)) is not None:
+        source = whole
     if source.fingerprint() != run.config.data.fingerprint:
         raise UsageError(
             f"{source.name} no longer holds the images of this run ({run.config.data.num_images:,} then, "
@@ -154,6 +158,17 @@ def images_of(run: Run, data: Images | None) -> Source:
             "names, this is no longer the same run"
         )
     return source
+
+
+def _whole_folder(source: Source, run: Run) -> Source | None:
+    """The folder that ``source`` is a part of, where a run began on all of it: part names were fewer once."""
+    if not isinstance(source, FolderSource):
+        return None
+    parent, name = os.path.split(os.path.abspath(source.folder))
+    if name.lower() not in {known for names in SPLIT_FOLDERS.values() for known in names}:
+        return None
+    whole = FolderSource(parent, listing_folder=run.folder)
+    return whole if whole.fingerprint() == run.config.data.fingerprint else None
 
 
 def sampled_sizes(source: Source) -> str:

@@ -14,7 +14,7 @@ from co2ssl.api.weights import lacking, surplus
 from co2ssl.config import RunConfig, read_run_config
 from co2ssl.encoders.resnet import ResNet
 from co2ssl.errors import UsageError, UserError
-from co2ssl.train.lock import require_free
+from co2ssl.train.lock import LOCK
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -80,27 +80,42 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=folder, config=read_run_config(folder / CONFIG))
 
 
-def new_folder(folder: str | Path) -> Path:
-    """A folder for a new run, made where it is missing: empty, or left by a run that came to no checkpoint.
+def made_folder(folder: str | Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {_reason(error)}. Give another --out.") from None
+    return folder
+
+
+def new_folder(folder: str | Path, *, locked: bool = False) -> Path:
+    """A folder for a new run, made where it is missing: empty, or left by a run that came to nothing.
+
+    Args:
+        folder: which.
+        locked: whether it is known that nobody trains in it: without that no other run's folder is taken over.
 
     Raises:
         UsageError: it holds another run, or other files.
         UserError: it cannot be made or written to.
     """
-    folder = Path(folder)
+    folder = made_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        content = sorted(entry.name for entry in folder.iterdir())
+        content = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
         if (folder / CONFIG).is_file():
-            if _has_begun(folder):
+            if _has_begun(folder) or not locked:
                 raise UsageError(
                     f"{folder} holds another run. Continue it with `co2ssl pretrain --resume {_quoted(folder)}`, "
                     f"or give another --out, such as {_free_name(folder)}."
                 )
-            require_free(folder)
-            # Of a run that came to no checkpoint nothing is lost; what stopped it may have been a setting.
-            for name in (CONFIG, METRICS):
-                (folder / name).unlink(missing_ok=True)
+            # What stopped it may have been a setting, or images that have been mended since.
+            (folder / BAD_IMAGES).unlink(missing_ok=True)
             return folder
         if content:
             raise UsageError(
@@ -118,7 +133,8 @@ def new_folder(folder: str | Path) -> Path:
 def _has_begun(folder: Path) -> bool:
     """Whether a run left something to go on from, or to keep."""
     checkpoints = folder / CHECKPOINTS
-    return (folder / BACKBONE).is_file() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    kept = any((folder / name).exists() for name in (BACKBONE, REPORT, "evaluation", "features"))
+    return kept or bool(last_epoch(folder)) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def load_encoder(run: str | Path | Run) -> ResNet:

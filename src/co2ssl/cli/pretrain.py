@@ -29,7 +29,11 @@ def run(words: list[str]) -> None:
             default=None,
             positional=True,
         ),
-        "out": Option(kind=str | None, help="Folder of the new run; it must be empty or missing.", default=None),
+        "out": Option(
+            kind=str | None,
+            help="Folder of the new run: empty or missing, or left by a run that came to nothing.",
+            default=None,
+        ),
         "recipe": Option(
             kind=str | None,
             help=f"A name from `co2ssl methods`, with or without +co2, or a YAML file. "
@@ -44,8 +48,9 @@ def run(words: list[str]) -> None:
         ),
         "resume": Option(
             kind=str | None,
-            help="Continue the run in this folder from its last checkpoint, with the settings it has. That cannot make "
-            "it longer: its schedule was laid out at the start over all its epochs.",
+            help="Continue the run in this folder from its last checkpoint, with the settings it has; only "
+            "--max-bad-share, --workers, --cache, --device, --download and the --...-every may be others. That cannot "
+            "make it longer: its schedule was laid out at the start over all its epochs.",
             default=None,
         ),
         "quiet": Option(kind=bool, help="No progress.", default=False),

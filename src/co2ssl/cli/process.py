@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from co2ssl.config.cost import usable_cores
+from co2ssl.cores import usable_cores
 
 WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Threads that wait for each other by spinning take the cores from the data workers, and from whatever else runs; to be

@@ -1,7 +1,7 @@
 """Configuration: recipes, the user's options, what ``--auto`` changes, the record of a run. For api and cli only."""
 
 from co2ssl.config.auto import Adapted, adapt, adapted_from_plain, require_enough
-from co2ssl.config.cost import Machine, duration, host_memory, process_counts, usable_cores, workers_per_process
+from co2ssl.config.cost import Machine, duration, host_memory, process_counts, workers_per_process
 from co2ssl.config.draft import Change
 from co2ssl.config.library import (
     DEFAULT_RECIPE,
@@ -20,6 +20,7 @@ from co2ssl.config.library import (
 )
 from co2ssl.config.recipe import Recipe, RunOptions, complaints
 from co2ssl.config.record import DataRecord, RunConfig, content_hash, read_run_config, resolve_options
+from co2ssl.cores import usable_cores
 
 __all__ = [
     "DEFAULT_RECIPE",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from co2ssl.config.cgroup import ROOT, cpu_limit, memory_limit
 from co2ssl.config.recipe import Recipe
+from co2ssl.cores import ROOT, memory_limit, usable_cores
 from co2ssl.errors import UsageError
 
 CPU_GMAC_PER_SECOND = 20.0
@@ -76,17 +75,6 @@ class Machine:
     def devices(self) -> int:
         """Memories that share a global batch: a card for each process, or one for each machine where there are none."""
         return self.processes if self.device == "cuda" else self.machines
-
-
-def usable_cores(root: Path = ROOT) -> int:
-    """Cores that this process may use: fewer than the machine has under taskset, in a job or in a container.
-
-    Args:
-        root: the folder that holds ``proc`` and ``sys``, where limits of control groups are read.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = cpu_limit(root)
-    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 def host_memory(root: Path = ROOT) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from co2ssl.config.messages import near_match, require_known, validated
-from co2ssl.config.recipe import Recipe, RunOptions, complaints, process_complaints
+from co2ssl.config.recipe import Recipe, RunOptions, complaints, plan_complaints, process_complaints
 from co2ssl.errors import UsageError
 
 CO2_SUFFIX = "+co2"
@@ -199,13 +199,17 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
     return resolved
 
 
-def require_runnable(recipe: Recipe) -> None:
+def require_runnable(recipe: Recipe, *, begun: bool = False) -> None:
     """Refuses a combination of fields that cannot run.
+
+    Args:
+        recipe: the combination.
+        begun: whether it is of a run that has begun: then what only does nothing is passed over.
 
     Raises:
         UsageError: says what does not fit, and what to give instead.
     """
-    _refuse(complaints(recipe))
+    _refuse(complaints(recipe) + ([] if begun else plan_complaints(recipe)))
 
 
 def require_shared(recipe: Recipe, processes: int) -> None:

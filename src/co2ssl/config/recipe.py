@@ -154,6 +154,12 @@ def complaints(recipe: Recipe) -> list[str]:
             f"a warm-up of {recipe.warmup_epochs} epochs leaves none of {recipe.epochs}: "
             f"give --warmup-epochs {recipe.epochs // 10}, or more --epochs"
         )
+    return rules
+
+
+def plan_complaints(recipe: Recipe) -> list[str]:
+    """What would do nothing in a run that is yet to begin; each with what to do. Of one that was, it is no news."""
+    rules: list[str] = []
     ramp = recipe.consistency_ramp_epochs
     if recipe.consistency_weight and ramp > recipe.epochs:
         rules.append(

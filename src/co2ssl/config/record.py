@@ -113,7 +113,7 @@ def read_run_config(path: Path | str) -> RunConfig:
     values, origins = _split(sections["recipe"], where=f"{where}recipe: ")
     option_values, option_origins = _split(sections["options"], where=f"{where}options: ")
     recipe = validated(Recipe, values, where=f"{where}recipe: ")
-    require_runnable(recipe)
+    require_runnable(recipe, begun=True)
     about = validated(About, sections["about"], where=f"{where}about: ")
     config = RunConfig(
         resolved=Resolved(name=str(sections["name"]), about=about, recipe=recipe, published=recipe, origins=origins),

@@ -96,7 +96,8 @@ class CachedSource:
         """The image as RGB (H, W, 3) uint8. Raises :class:`BadImage`."""
         place = int(np.searchsorted(self._bad, index))
         if place < len(self._bad) and self._bad[place] == index:
-            raise BadImage(self.describe(index), str(self._reason[place]))
+            # It was bad when the cache was made; whether it is today says the file.
+            return self.source.load(index)
         if self._mapped is None:
             # Copy on write: torch warns of arrays that cannot be written to, and the file stays as it is.
             self._mapped = np.memmap(self._path, dtype=np.uint8, mode="c")

@@ -82,7 +82,7 @@ def voc_folder(path: str, *, year: str = "2007") -> str:
     Raises:
         DataError: there is none; the message names the years that are there.
     """
-    name = f"VOC{year}"
+    name, path = f"VOC{year}", os.path.expanduser(path)
     if not os.path.isdir(path):
         raise DataError(f"no such folder: {path}; give the VOCdevkit folder, or the one that holds it")
     here = os.path.basename(os.path.abspath(path))

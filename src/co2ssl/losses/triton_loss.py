@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from co2ssl.errors import UserError
 from co2ssl.losses.options import NO_NEGATIVE
 from co2ssl.losses.scores import outranked_below
 from co2ssl.losses.settings import Inputs, Needs, Results, Settings, allocate
@@ -264,7 +265,8 @@ def _run(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) ->
         from co2ssl.losses import triton_kernels
 
         getattr(triton_kernels, name)[grid](*arguments, **constants)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, UserError):
+        # A data worker's death may be told here: compiling takes long.
         raise
     except Exception as error:
         raise LaunchError(

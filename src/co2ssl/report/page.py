@@ -170,10 +170,11 @@ def _number(value: object, default: float) -> float:
 
 
 def _warnings(runs: Sequence[RunSummary]) -> list[str]:
-    """The last warning in words of each run, if its last probe still had one."""
+    """The warning of each run's last probe, if it still had one, and what could not be measured, the last time."""
     found = []
     for run in runs:
-        probes = [event for event in run.events if event.get("event") == "probe"]
-        if probes and probes[-1].get("warning"):
-            found.append(f"{run.name}: {probes[-1]['warning']}")
+        for kind in ("probe", "warning"):
+            last = next((event for event in reversed(run.events) if event.get("event") == kind), {})
+            if last.get("warning"):
+                found.append(f"{run.name}: {last['warning']}")
     return found

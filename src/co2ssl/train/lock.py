@@ -25,7 +25,7 @@ _held: set[int] = set()
 
 
 @contextmanager
-def only_trainer(folder: str | Path) -> Iterator[None]:
+def only_trainer(folder: str | Path) -> Iterator[bool]:
     """Keep other runs out of a run folder for the length of a ``with`` block. Every process enters it.
 
     The main process holds the lock (``flock``), and the system takes it back when that process ends, by a kill too.
@@ -34,6 +34,9 @@ def only_trainer(folder: str | Path) -> Iterator[None]:
 
     Args:
         folder: the run folder; it exists.
+
+    Yields:
+        Whether there is a lock; on the other processes, whether there is a main one that may hold it.
 
     Raises:
         UsageError: another run holds the folder, which the message names; raised on every process.
@@ -51,21 +54,10 @@ def only_trainer(folder: str | Path) -> Iterator[None]:
         (refused,) = any_process(taken)
         if refused:
             raise UsageError(_taken_by(folder, path))
-        yield
+        yield descriptor is not None or not is_main()
     finally:
         if descriptor is not None:
             _give_back(path, descriptor)
-
-
-def require_free(folder: str | Path) -> None:
-    """Refuse a folder in which a run is trained just now; for one process alone. Raises :class:`UsageError`."""
-    path = Path(folder).absolute() / LOCK
-    try:
-        descriptor = _take(path)
-    except BlockingIOError:
-        raise UsageError(_taken_by(folder, path)) from None
-    if descriptor is not None:
-        _give_back(path, descriptor)
 
 
 def _taken_by(folder: str | Path, path: Path) -> str:

@@ -97,6 +97,8 @@ class DatasetSource:
         try:
             item = self.dataset[index]
         except DECODING_ERRORS as error:
+            if isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_THE_MACHINE):
+                raise
             raise BadImage(where, f"cannot be read: {error}") from error
         return _to_rgb(item[0] if isinstance(item, tuple | list) and item else item, where)
 
@@ -118,6 +120,10 @@ class DatasetSource:
                 f"none of {len(bad)} images of {self.name} that were looked at can be read; the first: {bad[0]}"
             ) from bad[0]
         return hash_arrays(length, *images)
+
+
+_OF_THE_MACHINE = ("out of memory", "not enough memory", "DefaultCPUAllocator", "CUDA")
+"""In what torch says when memory runs out, or a worker may not use a card: that is no fault of the image."""
 
 
 class _NoImage(Exception):  # noqa: N818 - what it comes to depends on when it is found out

@@ -7,6 +7,7 @@ import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ SPLIT_PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 """For each split the parts of a data set that it may be, each with the words for it; the first that is there counts."""
 SPLIT_FOLDERS = {split: tuple(word for part in parts for word in part) for split, parts in SPLIT_PARTS.items()}
 """Names of the folders (and in lists, of the parts) that belong to a split, in lower case."""
+MOST_LOOKED_AT = 1_000
+"""Entries of a folder among which its parts are looked for in any case of letters: a flat one may have a million."""
 
 
 class FolderSource(FileSource):
@@ -85,12 +88,13 @@ def _split_parts(folder: str) -> dict[str, str]:
     """For each split that has one, its subfolder: of several the one whose name comes first among the split's."""
     known = {name for names in SPLIT_FOLDERS.values() for name in names}
     try:
-        inside = [entry.name for entry in os.scandir(folder) if entry.name.lower() in known]
+        with os.scandir(folder) as entries:
+            inside = {entry.name for entry in islice(entries, MOST_LOOKED_AT) if entry.name.lower() in known}
     except OSError:
         # Whoever needs the folder says what is wrong with it.
         return {}
     # Of names that differ by case alone, the one in lower case comes last, and counts.
-    paths = [os.path.join(folder, name) for name in sorted(inside)]
+    paths = [os.path.join(folder, name) for name in [*sorted(inside), *sorted(known)]]
     places = {os.path.basename(path).lower(): path for path in paths if os.path.isdir(path)}
     found = {split: [places[name] for name in names if name in places] for split, names in SPLIT_FOLDERS.items()}
     return {split: parts[0] for split, parts in found.items() if parts}

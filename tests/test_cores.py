@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from co2ssl.config import host_memory, usable_cores
-from co2ssl.config.cgroup import cpu_limit, memory_limit
+from co2ssl.cores import cpu_limit, memory_limit
 
 GB = 2**30
 NO_LIMIT = "9223372036854771712"

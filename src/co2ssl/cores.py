@@ -8,11 +8,24 @@ passed over. Sources: the Linux kernel's documentation, ``cgroup-v2.rst`` (cpu.m
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/")
 """Where the system's files are; tests lay out others."""
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: fewer than the machine has under taskset, in a job or in a container.
+
+    Args:
+        root: the folder that holds ``proc`` and ``sys``, where limits of control groups are read.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cpu_limit(root)
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
