@@ -68,7 +68,8 @@ def _curves(results: Results) -> Any:
                 axes.set_yscale("log")
     for axes in rows[-1]:
         axes.set_xlabel("epoch")
-    rows[0][0].legend(fontsize=8)
+    if rows[0][0].lines:
+        rows[0][0].legend(fontsize=8)
     return figure
 
 
