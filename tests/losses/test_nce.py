@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from co2ssl.losses import Contrast, estimate_log_normaliser
-from tests.losses.cases import CASES, tiny_blocks, unit
+from tests.losses.cases import CASES, tiny_blocks
 from tests.reference import entries_of, score
 
 
