@@ -11,10 +11,9 @@ import pytest
 
 from benchmarks.page import fill_in
 from benchmarks.pilot import run
-from benchmarks.pilot.cost import recipe_fields
 from benchmarks.pilot.paired import paired_difference, verdict
 from benchmarks.pilot.report import HERE, PAGE, main
-from benchmarks.pilot.settings import PAIRED, SHORT, best_of, paired_name
+from benchmarks.pilot.settings import PAIRED, SHORT, best_of, paired_name, recipe_fields
 from co2ssl.config import load_recipe
 
 PLACES = ("pairs", "differences", "negatives", "short", "cost", "runs")

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.evaluate.surroundings import surroundings, write
-from benchmarks.pilot.settings import METHODS, PAIRED
+from benchmarks.pilot.settings import METHODS, PAIRED, recipe_fields
 from co2ssl.api.build import build_method, build_objective, build_schedule, build_views
 from co2ssl.config import load_recipe
 from co2ssl.data.batch import Batch
@@ -29,7 +29,6 @@ from co2ssl.data.sources import open_source
 from co2ssl.train.optim import build_optimizer
 
 HERE = Path(__file__).parent
-NOT_OF_THE_RECIPE = ("precision", "cache", "seed", "probe_every")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -68,10 +67,6 @@ def cost(method: str, steps: int) -> dict[str, float]:
         ratios = [two / one for one, two in zip(times[beside], times["with"], strict=True)]
         found[name] = round(statistics.median(ratios), 4)
     return found
-
-
-def recipe_fields(options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in NOT_OF_THE_RECIPE}
 
 
 def _batch(recipe: Any) -> Batch:

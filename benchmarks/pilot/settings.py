@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from benchmarks.runs import Planned
 
 SEEDS = (0, 1, 2)
@@ -37,6 +39,14 @@ PUBLISHED_TEMPERATURES = {"moco": 0.04, "moco-v2": 0.05}
 """tau_con: what P and Q are looked at with, in runs without the term too."""
 
 SHORT_EPOCHS = 20
+
+NOT_OF_THE_RECIPE = ("precision", "cache", "seed", "probe_every")
+"""Options of a run that say how it is run."""
+
+
+def recipe_fields(options: Mapping[str, object]) -> dict[str, object]:
+    """Those of a run's options that its recipe has."""
+    return {name: value for name, value in options.items() if name not in NOT_OF_THE_RECIPE}
 
 
 def paired_name(method: str, *, with_term: bool, seed: int) -> str:

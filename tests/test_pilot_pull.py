@@ -1,0 +1,97 @@
+"""How hard both parts of the loss pull in the first steps, beside the loss and a training without that look."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.pilot import pull
+from benchmarks.pilot.settings import METHODS, PAIRED
+from benchmarks.runs import Planned, read_events
+from co2ssl.config import load_recipe
+from co2ssl.data.sources import open_source
+from co2ssl.losses import Contrast, consistency, contrastive_loss
+from tests.images import TINY, write_classes
+
+SMALL = {name: value for name, value in TINY.items() if name in load_recipe("moco-small-64").recipe.model_dump()}
+
+
+def small(planned: Planned) -> Planned:
+    return replace(planned, options={**planned.options, **SMALL, "epochs": 4, "precision": "float32"})
+
+
+def test_the_two_gradients_add_up_to_that_of_the_loss() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 4, dtype=torch.float64)
+    images, others = torch.randn(5, 6, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+
+    def unit(rows: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(rows, dim=1)
+
+    def contrast() -> Contrast:
+        return Contrast(query=unit(layer(images)), positive=unit(others[:5]), negatives=unit(others))
+
+    recipe = load_recipe("moco-small-64+co2").recipe
+    weights = list(layer.parameters())
+    values, of_instance, of_term = pull._parts(contrast(), weights, recipe)
+    loss = contrastive_loss(
+        contrast(),
+        temperature=recipe.temperature,
+        consistency_weight=recipe.consistency_weight,
+        consistency_temperature=recipe.consistency_temperature,
+    )
+    for whole, one, two in zip(torch.autograd.grad(loss.total, weights), of_instance, of_term, strict=True):
+        torch.testing.assert_close(one + two, whole)
+    term = recipe.consistency_weight * consistency(contrast(), temperature=recipe.consistency_temperature)
+    squares = sum(float(part.square().sum()) for part in torch.autograd.grad(term, weights))
+    assert values["pull_of_term"] == pytest.approx(squares**0.5)
+    assert values["instance"] == pytest.approx(float(loss.instance))
+    assert values["consistency"] == pytest.approx(float(loss.consistency))
+    # A part agrees with itself.
+    assert -1 <= values["agreement"] <= 1
+
+
+@pytest.mark.parametrize("name", ["moco-seed-0", "moco-v2+co2-seed-0"])
+def test_the_steps_are_those_of_a_run(name: str, tmp_path: Path) -> None:
+    """Looking does not change the training: the losses are those in the log of the same run."""
+    import co2ssl
+
+    write_classes(tmp_path / "images", classes=2, each=20)
+    (planned,) = [small(planned) for planned in PAIRED if planned.name == name]
+    options: dict[str, Any] = {
+        **planned.options,
+        "log_every": pull.AVERAGED,
+        "workers": 0,
+        "device": "cpu",
+        "quiet": True,
+    }
+    run = co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", recipe=planned.recipe, **options)
+    logged = [event for event in read_events(run.folder) if event["event"] == "train"]
+    seen = pull.pulls(planned, open_source(str(tmp_path / "images")), steps=len(logged) * pull.AVERAGED, workers=0)
+    assert len(seen) == len(logged)
+    # Two gradients are rounded before they are added, and the steps carry that on.
+    for one, event, near in zip(seen, logged, (1e-3, 2e-2), strict=True):
+        assert one["step"] == event["step"]
+        assert one["instance"] == pytest.approx(event["instance"], rel=near)
+        assert one["consistency"] == pytest.approx(event["consistency"], rel=near)
+        assert one["pull_of_instance"] > 0
+        assert one["pull_of_term"] > 0
+
+
+def test_both_methods_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_classes(tmp_path / "data/train", classes=2, each=12)
+    monkeypatch.setattr(pull, "PAIRED", tuple(map(small, PAIRED)))
+    out = tmp_path / "pull.json"
+    pull.main([str(tmp_path / "data"), "--steps", "12", "--workers", "0", "--out", str(out)])
+    written = json.loads(out.read_text())
+    assert set(written["result"]) == {f"{method}{term}-seed-0" for method in METHODS for term in ("", "+co2")}
+    # What is not a whole ten is left out.
+    assert {len(seen) for seen in written["result"].values()} == {1}
+    assert {"command", "commit", "cpu", "torch"} <= set(written)
+    assert str(tmp_path) not in out.read_text()
