@@ -16,7 +16,7 @@ from benchmarks.pilot.report import HERE, PAGE, main
 from benchmarks.pilot.settings import PAIRED, SHORT, best_of, paired_name, recipe_fields
 from co2ssl.config import load_recipe
 
-PLACES = ("pairs", "differences", "negatives", "short", "cost", "runs")
+PLACES = ("pairs", "differences", "pull", "negatives", "short", "cost", "runs")
 
 
 SURE, OPPOSITE, HINT, SMALL, MIXED = (2.9, 3.0, 3.1), (-2.9, -3.0, -3.1), (1.0, 3.0, 5.0), (0.1, 1.0, 1.9), (-1, 5, 5)
@@ -107,6 +107,10 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     times = {"unwatched_ms": 98.0, "without_ms": 100.0, "with_ms": 103.0, "ratio": 1.03, "ratio_to_unwatched": 1.051}
     cost = dict.fromkeys(("moco", "moco-v2"), times)
     (tmp_path / "cost.json").write_text(json.dumps({"result": cost}))
+    part = {"instance": 6.2, "consistency": 0.0123, "similarity": 0.777, "agreement": -0.5}
+    pull = [{"step": step, **part, "pull_of_instance": 1.25, "pull_of_term": 0.5} for step in (10, 20, 50)]
+    names = [paired_name(method, with_term=term, seed=0) for method in cost for term in (False, True)]
+    (tmp_path / "pull.json").write_text(json.dumps({"result": dict.fromkeys(names, pull)}))
     page = tmp_path / "pilot.md"
     page.write_text("# Pilot\n\n" + "".join(f"{name}:\n<!-- {name} -->\n<!-- end -->\nafter\n" for name in PLACES))
     main(tmp_path, page)
@@ -117,9 +121,11 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     assert "| alpha-1 | consistency_weight 1.0 | 53.0 | 5.00 | 0.500 | 7 |" in text
     assert "| moco + CO2 | before | 0.200 | 0.100 | 0.900 | 10.0 % | 32.1 % | 30.0 % |" in text
     assert "| moco | 98.0 | 100.0 | 103.0 | 1.030 | 1.051 |" in text
+    assert "| moco + CO2 | 50 | 6.20 | 0.0123 | 0.777 | 1.25 | 0.50 | -0.50 |" in text
+    assert "| moco + CO2 | 20 |" not in text
     assert text.count("after\n") == len(PLACES)
     assert {path.name for path in (tmp_path / "pilot").iterdir()} == {
-        f"{name}.png" for name in ("differences", "curves", "negatives", "short")
+        f"{name}.png" for name in ("differences", "curves", "pull", "negatives", "short")
     }
     main(tmp_path, page)
     assert page.read_text() == text

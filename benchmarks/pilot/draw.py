@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.pilot.compare import Results, comparisons, differences
+from benchmarks.pilot.pull import Pull
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
 
 TITLES = {"moco": "MoCo", "moco-v2": "MoCo v2"}
@@ -19,16 +20,16 @@ COLOURS = {False: "#7a7a7a", True: "#1b7837"}
 CURVES = {"instance": "L_ins", "consistency": "L_con", "top1": "pretext accuracy, top-1"}
 
 
-def draw_all(results: Results, *, folder: Path) -> None:
+def draw_all(results: Results, pull: Pull, *, folder: Path) -> None:
     """Write every figure into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in {
-        "differences": _differences,
-        "curves": _curves,
-        "negatives": _negatives,
-        "short": _short,
+    for name, figure in {
+        "differences": _differences(results),
+        "curves": _curves(results),
+        "pull": _pull(pull),
+        "negatives": _negatives(results),
+        "short": _short(results),
     }.items():
-        figure = draw(results)
         figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
 
@@ -82,6 +83,35 @@ def _lines(axes: Axes, results: Results, method: str, term: bool, key: str, colo
             values = [epoch[key] for epoch in result["epochs"]]
             axes.plot(epochs, values, color=colour, linewidth=1, alpha=0.8, label=label)
             label = None
+
+
+def _pull(pull: Pull) -> Any:
+    """How hard each part of the loss pulls at the weights in the first steps, and how alike embeddings are."""
+    figure, rows = plt.subplots(len(METHODS), 3, figsize=(11, 5.6), constrained_layout=True, sharex=True)
+    for method, (without, with_term, alike) in zip(METHODS, rows, strict=True):
+        # Before anything is drawn: afterwards the one's limits would hold for the other.
+        with_term.sharey(without)
+        for axes, term in ((without, False), (with_term, True)):
+            seen = pull[paired_name(method, with_term=term, seed=0)]
+            steps = [one["step"] for one in seen]
+            axes.plot(steps, [one["pull_of_instance"] for one in seen], color="black", label="gradient of L_ins")
+            axes.plot(steps, [one["pull_of_term"] for one in seen], color=COLOURS[True], label="of alpha L_con")
+            axes.set_yscale("log")
+            axes.set_title(f"{TITLES[method]} {'with CO2' if term else 'without (the term only watched)'}", fontsize=10)
+            alike.plot(
+                steps,
+                [one["similarity"] for one in seen],
+                color=COLOURS[term],
+                label="with CO2" if term else "without",
+            )
+        alike.set_title(f"{TITLES[method]}: cosine of query and queue", fontsize=10)
+        alike.set_ylim(top=1)
+    for axes in rows[-1]:
+        axes.set_xlabel("step")
+    rows[0][0].set_ylabel("norm over the weights")
+    for axes in rows[0][1:]:
+        axes.legend(fontsize=8)
+    return figure
 
 
 def _negatives(results: Results) -> Any:

@@ -17,27 +17,31 @@ from benchmarks.page import fill_in, row, table
 from benchmarks.pilot.compare import Results, comparisons, differences
 from benchmarks.pilot.draw import draw_all
 from benchmarks.pilot.paired import verdict
+from benchmarks.pilot.pull import Pull
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "pilot.md"
+PULLS_AT = (10, 50, 100, 220)
+"""Steps of ``pull.json`` that the table has; the figure has all."""
 MEASURES = {"knn": "kNN", "linear_fast": "linear (fast)"}
 
 
 def main(measured: Path = HERE, page: Path = PAGE) -> None:
-    """Rewrite the page and its figures from what was measured: ``results/*.json`` and ``cost.json``."""
+    """Rewrite the page and its figures from what was measured: ``results/*.json``, ``cost.json``, ``pull.json``."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted((measured / "results").glob("*.json"))}
-    cost = json.loads((measured / "cost.json").read_text())
-    draw_all(results, folder=page.with_suffix(""))
-    page.write_text(fill_in(page.read_text(), tables(results, cost)))
+    cost, pull = (json.loads((measured / f"{name}.json").read_text())["result"] for name in ("cost", "pull"))
+    draw_all(results, pull, folder=page.with_suffix(""))
+    page.write_text(fill_in(page.read_text(), tables(results, cost, pull)))
     print(f"{page} from {len(results)} runs")
 
 
-def tables(results: Results, cost: Mapping[str, Any]) -> dict[str, str]:
+def tables(results: Results, cost: Mapping[str, Any], pull: Pull) -> dict[str, str]:
     """Markdown by the name of its place."""
     return {
         "pairs": _pairs(results),
         "differences": _differences(results),
+        "pull": _pull(pull),
         "negatives": _negatives(results),
         "short": _short(results),
         "cost": _cost(cost),
@@ -66,6 +70,20 @@ def _differences(results: Results) -> str:
             # One word for both measures, in the row of the first.
             word = verdict(complete) if measure == next(iter(complete)) else ""
             rows.append(row(title, measure, each, f"{one.mean:+.1f}", interval, word))
+    return table(rows)
+
+
+def _pull(pull: Pull) -> str:
+    header = ("run (seed 0)", "step", "L_ins", "L_con", "cosine with negatives", "of L_ins", "of alpha L_con", "agree")
+    rows = [row(*header)]
+    for method in METHODS:
+        for term in (False, True):
+            for one in pull[paired_name(method, with_term=term, seed=0)]:
+                if one["step"] not in PULLS_AT:
+                    continue
+                losses = (f"{one['instance']:.2f}", f"{one['consistency']:.4f}", f"{one['similarity']:.3f}")
+                pulls = (f"{one['pull_of_instance']:.2f}", f"{one['pull_of_term']:.2f}", f"{one['agreement']:+.2f}")
+                rows.append(row(method + " + CO2" * term, f"{one['step']}", *losses, *pulls))
     return table(rows)
 
 
@@ -120,7 +138,7 @@ def _runs(results: Results) -> str:
 def _cost(cost: Mapping[str, Any]) -> str:
     header = ("neither value nor gradient", "its value alone, as in runs without", "with the term")
     rows = [row("ms a step", *header, "with / without", "with / neither")]
-    for method, one in cost["result"].items():
+    for method, one in cost.items():
         times = (f"{one[f'{kind}_ms']:.1f}" for kind in ("unwatched", "without", "with"))
         rows.append(row(method, *times, f"{one['ratio']:.3f}", f"{one['ratio_to_unwatched']:.3f}"))
     return table(rows)
