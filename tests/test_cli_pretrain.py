@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from co2ssl.api import pretraining
 from co2ssl.cli import main
 from co2ssl.config import Machine, read_run_config
 from co2ssl.errors import UsageError
+from co2ssl.train.health import collapse_advice
 from co2ssl.train.stop import Interrupted
 from tests.images import TINY, tiny, write_classes, write_images
 
@@ -127,9 +129,9 @@ def test_the_network_is_fitted_whatever_the_epochs(
     assert epochs[2] == 800
 
 
-def collapsed(*_: object, **__: object) -> Any:
+def collapsed(*_: object, advice: str, **__: object) -> Any:
     def probe(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        return {"spread": 0.01, "effective_rank": 1.0, "warning": "the embeddings are almost the same: try"}
+        return {"spread": 0.01, "effective_rank": 1.0, "warning": f"the embeddings are almost the same: {advice}"}
 
     return probe
 
@@ -141,12 +143,13 @@ def test_a_short_run_speaks_of_collapse_at_its_end_only(
     words = ["pretrain", str(images), "--out", str(tmp_path / "run"), *RECIPE, *tiny(epochs=3, probe_every=1)]
     assert main(words) == 0
     text = capsys.readouterr().err
-    said = "at the end of the run the embeddings are almost the same: try; but 9 steps say little"
+    advice = collapse_advice(consistency_weight=10.0, ramp_epochs=0, epochs=3)
+    said = f"at the end of the run the embeddings are almost the same: {advice}; but 9 steps say little"
     assert text.count("almost the same") == text.count(said) == 1
     events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     probes = [event for event in events if event["event"] == "probe"]
     assert [("warning" in probe, probe["spread"]) for probe in probes] == [(False, 0.01), (False, 0.01), (True, 0.01)]
-    assert said in (tmp_path / "run/report.html").read_text()
+    assert said in html.unescape((tmp_path / "run/report.html").read_text())
     # A warning is no progress.
     trained(images, tmp_path / "quiet", epochs=1, probe_every=1)
     assert "co2ssl: warning: at the end of the run the embeddings are almost the same" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import co2ssl
 from benchmarks.pilot import pull
 from benchmarks.pilot.settings import METHODS, PAIRED
 from benchmarks.runs import Planned, read_events
@@ -58,30 +59,27 @@ def test_the_two_gradients_add_up_to_that_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("name", ["moco-seed-0", "moco-v2+co2-seed-0"])
-def test_the_steps_are_those_of_a_run(name: str, tmp_path: Path) -> None:
+def test_the_steps_are_those_of_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking does not change the training: the losses are those in the log of the same run."""
-    import co2ssl
-
+    monkeypatch.setattr(pull, "AVERAGED", 1)
     write_classes(tmp_path / "images", classes=2, each=20)
     (planned,) = [small(planned) for planned in PAIRED if planned.name == name]
-    options: dict[str, Any] = {
-        **planned.options,
-        "log_every": pull.AVERAGED,
-        "workers": 0,
-        "device": "cpu",
-        "quiet": True,
-    }
+    options: dict[str, Any] = {**planned.options, "log_every": 1, "workers": 0, "device": "cpu", "quiet": True}
     run = co2ssl.pretrain(tmp_path / "images", out=tmp_path / "run", recipe=planned.recipe, **options)
     logged = [event for event in read_events(run.folder) if event["event"] == "train"]
-    seen = pull.pulls(planned, open_source(str(tmp_path / "images")), steps=len(logged) * pull.AVERAGED, workers=0)
-    assert len(seen) == len(logged)
-    # Two gradients are rounded before they are added, and the steps carry that on.
-    for one, event, near in zip(seen, logged, (1e-3, 2e-2), strict=True):
+    # Gradients are rounded before they are added up here, and a network this small carries that on: by the fifth step
+    # the two are a hundredth apart, while the second step already tells whether the term was in the first.
+    seen = pull.pulls(planned, open_source(str(tmp_path / "images")), steps=3, workers=0)
+    for one, event in zip(seen, logged[:3], strict=True):
         assert one["step"] == event["step"]
-        assert one["instance"] == pytest.approx(event["instance"], rel=near)
-        assert one["consistency"] == pytest.approx(event["consistency"], rel=near)
+        assert one["instance"] == pytest.approx(event["instance"], rel=1e-3)
+        assert one["consistency"] == pytest.approx(event["consistency"], rel=1e-3)
         assert one["pull_of_instance"] > 0
         assert one["pull_of_term"] > 0
+
+
+def test_values_are_means() -> None:
+    assert pull._means([{"one": 1.0, "two": 5.0}, {"one": 2.0, "two": 7.0}]) == {"one": 1.5, "two": 6.0}
 
 
 def test_both_methods_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,12 @@ def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> N
 def test_a_place_without_a_table() -> None:
     with pytest.raises(ValueError, match="the page has places for"):
         fill_in("<!-- pairs -->\n<!-- end -->\n", {"other": "| a |"})
+
+
+def test_the_study_is_started_as_a_file_too(tmp_path: Path) -> None:
+    words = [sys.executable, str(HERE / "run.py"), "data", "--list", "--runs", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("to be run") == 24
 
 
 def test_where_each_run_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

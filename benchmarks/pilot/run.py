@@ -1,12 +1,12 @@
 """The runs of the pilot: what is missing is trained, measured and looked into; what was broken off goes on.
 
-    python -m benchmarks.pilot.run IMAGENETTE                  # everything, whole pairs first
-    python -m benchmarks.pilot.run IMAGENETTE --only moco-v2   # runs with this in their name
-    python -m benchmarks.pilot.run IMAGENETTE --list           # where the study stands
-    python -m benchmarks.pilot.run IMAGENETTE --best short-ramp-20    # also this short run's setting, three seeds
+    python benchmarks/pilot/run.py IMAGENETTE                  # everything, whole pairs first
+    python benchmarks/pilot/run.py IMAGENETTE --only moco-v2   # runs with this in their name
+    python benchmarks/pilot/run.py IMAGENETTE --list           # where the study stands
+    python benchmarks/pilot/run.py IMAGENETTE --best short-ramp-20    # also this short run's setting, three seeds
 
 IMAGENETTE holds train and val. One run at a time, on all cores. Each leaves ``benchmarks/pilot/results/NAME.json``; its
-folder under ``--runs`` may go then.
+folder under ``--runs`` may go then. ``python -m benchmarks.pilot.run`` does the same.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+if not __package__:
+    # Started as a file, Python looks for modules beside it and not in the project.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.pilot.look import look
 from benchmarks.pilot.settings import PAIRED, PUBLISHED_TEMPERATURES, SHORT, best_of

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from co2ssl.train.health import CollapseWatch, collapse_warning, effective_rank, embedding_health, spread
+from co2ssl.train.health import (
+    CollapseWatch,
+    collapse_advice,
+    collapse_warning,
+    effective_rank,
+    embedding_health,
+    spread,
+)
 
 
 def slow_spread(rows: list[list[float]]) -> float:
@@ -53,6 +60,21 @@ def test_a_uniform_sphere_is_healthy_and_one_point_is_not() -> None:
     line[:, 1] = torch.linspace(-1, 1, 64)
     assert effective_rank(line) <= 2
     assert "directions" in str(collapse_warning(0.9, effective_rank(line), 64))
+
+
+def test_the_advice_knows_of_the_consistency_term() -> None:
+    plain = collapse_advice(consistency_weight=0.0, ramp_epochs=0, epochs=60)
+    assert plain == "try a lower learning rate, or more negatives"
+    at_once = collapse_advice(consistency_weight=10.0, ramp_epochs=0, epochs=60)
+    assert "--consistency-ramp-epochs 60" in at_once
+    assert "--consistency-weight (10)" in at_once
+    # A ramp over the whole run cannot be longer.
+    whole = collapse_advice(consistency_weight=10.0, ramp_epochs=60, epochs=60)
+    assert "ramp" not in whole
+    assert "--consistency-weight" in whole
+    point = torch.ones(8, 4)
+    assert str(embedding_health(point, advice=whole)["warning"]).endswith(whole)
+    assert str(collapse_warning(0.9, 1.5, 64, advice=whole)).endswith(whole)
 
 
 def test_orthogonal_rows_have_all_ranks() -> None:

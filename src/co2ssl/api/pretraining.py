@@ -72,7 +72,7 @@ from co2ssl.evaluate.features import EvaluationError
 from co2ssl.evaluate.probe import Probe, knn_probe, spread_probe
 from co2ssl.methods.method import Method
 from co2ssl.train.checkpoint import CheckpointFolder, save_backbone, write_atomically
-from co2ssl.train.health import CollapseWatch
+from co2ssl.train.health import CollapseWatch, collapse_advice
 from co2ssl.train.lock import only_trainer
 from co2ssl.train.log import MetricsLog
 from co2ssl.train.loop import Rhythm, train
@@ -355,7 +355,10 @@ def _probes(
         "device": device,
         "precision": options.precision,
     }
-    probes: list[Probe] = [CollapseWatch(spread_probe(source, **size), total_steps=total_steps)]
+    advice = collapse_advice(
+        consistency_weight=recipe.consistency_weight, ramp_epochs=recipe.consistency_ramp_epochs, epochs=recipe.epochs
+    )
+    probes: list[Probe] = [CollapseWatch(spread_probe(source, **size, advice=advice), total_steps=total_steps)]
     if source.labels is not None and source.classes is not None and len(source.classes) > 1:
         try:
             probes.append(knn_probe(source, **size))

@@ -13,7 +13,7 @@ from torch import nn
 from co2ssl.data.sources import Source, Subset
 from co2ssl.evaluate.features import EvaluationError, Features, Precision, extract
 from co2ssl.evaluate.knn import DEFAULT_TEMPERATURE, knn
-from co2ssl.train.health import embedding_health
+from co2ssl.train.health import ADVICE, embedding_health
 
 MOST_QUERIES = 1_000
 MOST_BANK = 5_000
@@ -166,12 +166,14 @@ def spread_probe(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     workers: int = 0,
+    advice: str = ADVICE,
 ) -> Probe:
     """A probe that needs no labels: how far apart, and in how many directions, the embeddings of some images lie.
 
     Args:
         source: the training images.
         num_images: size of the seeded sample, the same at every call (all images where there are fewer).
+        advice: what the warning says to do.
 
     Returns:
         A function that returns ``spread`` and ``effective_rank`` (see :mod:`co2ssl.train.health`) of the
@@ -193,7 +195,7 @@ def spread_probe(
             workers=workers,
             max_bad_share=UNLIMITED,
         ).features
-        return embedding_health(embeddings)
+        return embedding_health(embeddings, advice=advice)
 
     return probe
 

@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 SPREAD_FLOOR = 0.2
 # Ours. Share of the directions the embeddings could use.
 RANK_FLOOR = 0.05
+# What to do about embeddings that lie close together.
+ADVICE = "try a lower learning rate, or more negatives"
 # Ours. Optimiser steps, and share of a run, before which embeddings that lie close together are no news.
 FIRST_STEPS = 200
 FIRST_SHARE = 0.1
@@ -51,35 +53,57 @@ def effective_rank(embeddings: Tensor) -> float:
     return math.exp(float(torch.special.entr(share).sum()))
 
 
-def collapse_warning(spread: float, rank: float, dim: int) -> str | None:
+def collapse_advice(*, consistency_weight: float, ramp_epochs: int, epochs: int) -> str:
+    """What to do about embeddings that lie close together, for a run with these settings.
+
+    The consistency term is at its least where all embeddings are one. With its whole weight from the first step it can
+    pull a fresh network there before the instance term has driven the images apart (measured: docs/pilot.md).
+
+    Args:
+        consistency_weight: The paper's alpha; 0 without the term.
+        ramp_epochs: epochs over which the weight rises.
+        epochs: length of the run.
+    """
+    if not consistency_weight:
+        return ADVICE
+    later = f"let its weight rise for longer (--consistency-ramp-epochs {epochs}), " if ramp_epochs < epochs else ""
+    return (
+        f"the consistency term may pull them together before they are apart: {later}lower --consistency-weight "
+        f"({consistency_weight:g}), or {ADVICE}"
+    )
+
+
+def collapse_warning(spread: float, rank: float, dim: int, *, advice: str = ADVICE) -> str | None:
     """What a person should know, or None while all is well.
 
     Args:
         spread: of :func:`spread`.
         rank: of :func:`effective_rank`.
         dim: the highest rank possible: the smaller of rows and embedding width.
+        advice: what to do, of :func:`collapse_advice`.
     """
     if spread < SPREAD_FLOOR:
         return (
             f"the embeddings of different images are almost the same (spread {spread:.2f}; 1 is uniform, 0 collapsed): "
-            "try a lower learning rate, or more negatives"
+            f"{advice}"
         )
     if rank < max(2.0, RANK_FLOOR * dim):
-        return (
-            f"the embeddings use {rank:.1f} of {dim} directions: they may be collapsing; "
-            "try a lower learning rate, or more negatives"
-        )
+        return f"the embeddings use {rank:.1f} of {dim} directions: they may be collapsing; {advice}"
     return None
 
 
-def embedding_health(embeddings: Tensor) -> dict[str, float | str]:
+def embedding_health(embeddings: Tensor, *, advice: str = ADVICE) -> dict[str, float | str]:
     """What a probe reports of embeddings (N, D): ``spread``, ``effective_rank`` and, where they are bad, ``warning``.
+
+    Args:
+        embeddings: of different images, of any length.
+        advice: what the warning says to do.
 
     Raises:
         ValueError: fewer than two rows.
     """
     apart, rank = spread(embeddings), effective_rank(embeddings)
-    warning = collapse_warning(apart, rank, min(embeddings.shape))
+    warning = collapse_warning(apart, rank, min(embeddings.shape), advice=advice)
     measured: dict[str, float | str] = {"spread": apart, "effective_rank": rank}
     return measured if warning is None else {**measured, "warning": warning}
 
