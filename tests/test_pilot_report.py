@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.page import fill_in
 from benchmarks.pilot import run
+from benchmarks.pilot.compare import comparisons, differences
 from benchmarks.pilot.paired import paired_difference, verdict
 from benchmarks.pilot.report import HERE, PAGE, main
 from benchmarks.pilot.settings import PAIRED, SHORT, best_of, paired_name, recipe_fields
@@ -148,6 +149,20 @@ def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> N
     page.write_text(PAGE.read_text())
     main(HERE, page)
     assert page.read_text() == PAGE.read_text(), "make pilot writes another page: commit it"
+
+
+def test_the_sentence_in_the_readme_is_what_the_committed_json_says() -> None:
+    results = {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
+    found = {method: differences(results, pairs, "knn") for method, pairs in comparisons(results).items()}
+    moco, v2 = found["moco"], found["moco-v2"]
+    assert moco is not None
+    assert v2 is not None
+    assert moco.low is not None
+    assert moco.high is not None
+    text = " ".join((PAGE.parents[1] / "README.md").read_text().split())
+    assert f"costs MoCo {-moco.mean:.1f} points of kNN" in text
+    assert f"95 % interval {-moco.high:.1f} to {-moco.low:.1f}) and MoCo v2 {-v2.mean:.1f}" in text
+    assert not v2.leaves_out_zero
 
 
 def test_a_place_without_a_table() -> None:
