@@ -374,6 +374,26 @@ def test_extreme_values_that_a_method_takes_are_left_alone(given: dict[str, Any]
     assert {field: getattr(recipe, field) for field in given} == given
 
 
+def test_a_strong_term_rises_over_a_short_run() -> None:
+    def ramp(name: str, **options: Any) -> tuple[int, int]:
+        recipe = adapted(name, **options).resolved.recipe
+        return recipe.consistency_ramp_epochs, recipe.epochs
+
+    rises, epochs = ramp("moco+co2")
+    assert rises == epochs > 0
+    (change,) = [change for change in adapted("moco+co2").changes if change.field == "consistency_ramp_epochs"]
+    assert "a weight of 10 at once" in change.reason
+    # Long runs get away by themselves; weaker terms hold nothing; without the term nothing rises.
+    assert ramp("moco+co2", num_images=1_281_167, machine=GPU)[0] == 0
+    assert ramp("moco+co2", given={"consistency_weight": 1.0})[0] == 0
+    assert ramp("moco+co2", given={"consistency_temperature": 0.2})[0] == 0
+    for name in ("moco", "moco-v2+co2", "simclr+co2"):
+        assert ramp(name)[0] == 0
+    # What the user gave stays.
+    assert ramp("moco+co2", given={"consistency_ramp_epochs": 0})[0] == 0
+    assert ramp("moco+co2", given={"consistency_ramp_epochs": 1})[0] == 1
+
+
 def test_a_ramp_goes_with_the_epochs(tmp_path: Path) -> None:
     path = own_recipe(tmp_path, "moco-v2", consistency_ramp_epochs=50)
     for epochs, ramp in ((20, 5), (200, 50), (400, 100), (2, 1), (1, 1)):

@@ -21,6 +21,9 @@ MOST_EPOCHS = 800
 """The most epochs that a recipe with fewer is given; the notebook's longest run."""
 QUEUE_SHARE = 4
 """A queue of 1/4 of the images holds the query's own image, from the epoch before, for (1/4)^2 / 2 = 3 % of queries."""
+STEEP = 1_000.0
+"""alpha / tau_con^2, with which L_con grows beside a single point, above which a short run is held there (measured:
+docs/pilot.md, where 625 gets away and 1,875 does so slowly; MoCo has 6,250, SimCLR 204, MoCo v2 120)."""
 KEEPS = (0.999, 0.998, 0.996, 0.992, 0.984, 0.97, 0.9)
 """Momenta of a key encoder that is to remember less than the published one."""
 MEMORIES = 10
@@ -213,6 +216,19 @@ def _epochs(draft: Draft) -> None:
         draft.set("consistency_ramp_epochs", ramp, f"the same share of {epochs} epochs as of {published}")
 
 
+def _ramp(draft: Draft) -> None:
+    """A strong consistency term rises over a short run: at once, it holds a fresh network where that began."""
+    recipe, steps = draft.recipe, draft.recipe.epochs * draft.steps_per_epoch
+    steep = recipe.consistency_weight > STEEP * recipe.consistency_temperature**2
+    if steep and recipe.consistency_ramp_epochs == 0 and steps < WANTED_STEPS:
+        draft.set(
+            "consistency_ramp_epochs",
+            recipe.epochs,
+            f"with a weight of {recipe.consistency_weight:g} at once, the embeddings of a fresh network would stay "
+            f"together for much of {steps:,} steps",
+        )
+
+
 def _key_encoder(draft: Draft) -> None:
     """A key encoder that can follow within the steps there are; one that is frozen follows nothing."""
     if draft.recipe.ema_keep is None or draft.recipe.ema_keep == 1.0:
@@ -279,5 +295,5 @@ def _cores(cores: int) -> str:
     return f"{cores} core" if cores == 1 else f"{cores} cores"
 
 
-RULES = (_precision, _encoder, _views, _batch, _queue, _epochs, _key_encoder, _conveniences)
+RULES = (_precision, _encoder, _views, _batch, _queue, _epochs, _ramp, _key_encoder, _conveniences)
 """In the order they are applied."""
