@@ -121,7 +121,7 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     assert "| moco | kNN | +3.0, +3.0, +3.0 | +3.0 |" in text
     assert "| moco-v2 + CO2 | 53.0 | 53.0 | 53.0 | 63.0 |" in text
     assert "| moco | kNN | +3.0, +3.0, +3.0 | +3.0 | +3.0 to +3.0 | an effect: it helps |" in text
-    assert "| alpha-1 | consistency_weight 1.0 | 53.0 | 5.00 | 0.500 | 7 |" in text
+    assert "| alpha-1 | consistency_weight 1.0 | 625 | 53.0 | 5.00 | 0.500 | 7 |" in text
     assert "| moco + CO2 | before | 0.200 | 0.100 | 0.900 | 10.0 % | 32.1 % | 30.0 % |" in text
     assert "| moco | 98.0 | 100.0 | 103.0 | 1.030 | 1.051 |" in text
     assert "| moco + CO2 | 50 | 6.20 | 0.0123 | 0.777 | 1.25 | 0.50 | -0.50 |" in text

@@ -18,7 +18,9 @@ from benchmarks.pilot.compare import Results, comparisons, differences
 from benchmarks.pilot.draw import draw_all
 from benchmarks.pilot.paired import verdict
 from benchmarks.pilot.pull import Pull
-from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
+from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name, recipe_fields
+from benchmarks.runs import Planned
+from co2ssl.config import load_recipe
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "pilot.md"
@@ -101,7 +103,8 @@ def _negatives(results: Results) -> str:
 
 
 def _short(results: Results) -> str:
-    rows = [row("run", "changed", "kNN of the training tenth", "L_ins", "L_con", "effective rank")]
+    header = ("changed", "alpha / tau_con^2", "kNN of the training tenth", "L_ins", "L_con", "effective rank")
+    rows = [row("run", *header)]
     for planned in SHORT:
         if planned.name not in results:
             continue
@@ -112,6 +115,7 @@ def _short(results: Results) -> str:
             row(
                 planned.name.removeprefix("short-"),
                 ", ".join(changed) or "-",
+                _steepness(planned),
                 f"{100 * probe['top1']:.1f}",
                 f"{last['instance']:.2f}",
                 f"{last['consistency']:.3f}",
@@ -119,6 +123,12 @@ def _short(results: Results) -> str:
             )
         )
     return table(rows)
+
+
+def _steepness(planned: Planned) -> str:
+    """How steeply the weighted term rises around a single point."""
+    recipe = load_recipe(planned.recipe, overrides=recipe_fields(planned.options)).recipe
+    return f"{recipe.consistency_weight / recipe.consistency_temperature**2:,.0f}"
 
 
 def _usual(name: str) -> set[str]:
