@@ -148,6 +148,8 @@ def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> N
     page = tmp_path / "pilot.md"
     page.write_text(PAGE.read_text())
     main(HERE, page)
+    for figure in (tmp_path / "pilot").iterdir():
+        assert f"(pilot/{figure.name})" in PAGE.read_text(), "a figure that the page does not show"
     assert page.read_text() == PAGE.read_text(), "make pilot writes another page: commit it"
 
 

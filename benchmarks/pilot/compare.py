@@ -10,6 +10,8 @@ from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, best_name, paired_n
 
 Results = Mapping[str, dict[str, Any]]
 """By the name of the run."""
+Pull = Mapping[str, Sequence[Mapping[str, float]]]
+"""What ``pull.json`` holds: by the name of the run, the means over its first steps."""
 
 
 def comparisons(results: Results) -> dict[str, list[tuple[str, str]]]:

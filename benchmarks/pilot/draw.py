@@ -11,8 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.pilot.compare import Results, comparisons, differences
-from benchmarks.pilot.pull import Pull
+from benchmarks.pilot.compare import Pull, Results, comparisons, differences
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name
 
 TITLES = {"moco": "MoCo", "moco-v2": "MoCo v2"}

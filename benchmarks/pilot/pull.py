@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,6 @@ from co2ssl.losses import Contrast, consistency, info_nce
 from co2ssl.train.optim import build_optimizer
 
 HERE = Path(__file__).parent
-Pull: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
-"""By the name of the run, what :func:`pulls` returned."""
 AVERAGED = 10
 """Steps that a value in the JSON is the mean of."""
 

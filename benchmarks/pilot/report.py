@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import fill_in, row, table
-from benchmarks.pilot.compare import Results, comparisons, differences
+from benchmarks.pilot.compare import Pull, Results, comparisons, differences
 from benchmarks.pilot.draw import draw_all
 from benchmarks.pilot.paired import verdict
-from benchmarks.pilot.pull import Pull
 from benchmarks.pilot.settings import METHODS, SEEDS, SHORT, paired_name, recipe_fields
 from benchmarks.runs import Planned
 from co2ssl.config import load_recipe
