@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 import co2ssl
-from co2ssl.api import pretraining
+from co2ssl.api import beginning, pretraining
 from co2ssl.cli import main
 from co2ssl.config import Machine, read_run_config
 from co2ssl.errors import UsageError
@@ -113,7 +113,7 @@ def test_the_network_is_fitted_whatever_the_epochs(
     write_images(tmp_path / "photos", 64, side=240)
     monkeypatch.setattr(pretraining, "_train", lambda *_, **__: None)
     slow = Machine(device="cpu", cores=1, memory=16 * 10**9)
-    monkeypatch.setattr(pretraining, "describe_machine", lambda _: slow)
+    monkeypatch.setattr(beginning, "describe_machine", lambda _: slow)
     networks, epochs = set(), []
     for name, more in (("one", ["--epochs", "1"]), ("fitted", []), ("many", ["--epochs", "800"])):
         out = tmp_path / name

@@ -18,8 +18,9 @@ from co2ssl.losses.objective import Objective
 from co2ssl.methods.method import Step, Update
 from co2ssl.train.checkpoint import CheckpointFolder
 from co2ssl.train.log import MetricsLog
-from co2ssl.train.loop import Probe, Rhythm, train
+from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
+from co2ssl.train.probing import Probe
 from co2ssl.train.progress import Progress
 from co2ssl.train.schedule import learning_rate_schedule
 from co2ssl.train.state import Position

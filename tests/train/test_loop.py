@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from co2ssl.data.batch import Batch
-from co2ssl.errors import UsageError, UserError
-from co2ssl.methods.method import Step
+from co2ssl.errors import UsageError
 from co2ssl.train.log import MetricsLog
-from co2ssl.train.loop import OutOfMemoryError, Rhythm, train
+from co2ssl.train.loop import Rhythm, train
 from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress
 from co2ssl.train.state import DivergedError, Position
@@ -157,138 +156,6 @@ def test_events_are_means_over_their_rows(tmp_path: Path) -> None:
     assert found[-1] == {"event": "probe", "step": 12, "epoch": 2, "spread": None, "warning": "words"}
     assert seen == [(12, False)]
     assert [event["seconds"] for event in found[:-1]] == sorted(event["seconds"] for event in found[:-1])
-
-
-def test_a_probe_changes_nothing_in_the_training(tmp_path: Path) -> None:
-    def greedy(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        return {"noise": float(torch.rand(()))}
-
-    plain, _, _ = fit(tmp_path / "plain", epochs=2)
-    probed, _, _ = fit(tmp_path / "probed", epochs=2, probes=[greedy])
-    assert all(torch.equal(plain.state_dict()[name], value) for name, value in probed.state_dict().items())
-
-
-def _probed(folder: str) -> tuple[list[Tensor], Tensor]:
-    """The statistics that a probe has seen, and those of this process after it."""
-    seen: list[Tensor] = []
-
-    def probe(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        seen.append(encoder.get_buffer("backbone.1.running_mean").clone())
-        return {}
-
-    plain, _, _ = fit(Path(folder) / "plain", epochs=2)
-    probed, _, _ = fit(Path(folder) / "probed", epochs=2, probes=[probe])
-    assert all(torch.equal(plain.state_dict()[name], value) for name, value in probed.state_dict().items())
-    return seen, probed.get_buffer("encoder.backbone.1.running_mean")
-
-
-def test_a_probe_sees_the_statistics_of_all_processes_and_leaves_each_its_own(
-    tmp_path: Path, two_processes: ProcessPair
-) -> None:
-    (seen, first), (nothing, second) = two_processes(_probed, str(tmp_path))
-    assert (len(seen), nothing) == (2, [])
-    assert not torch.equal(first, second)
-    torch.testing.assert_close(seen[-1], (first + second) / 2)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (UserError("features of photos are not finite"), "features of photos are not finite"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "allocate 2.00 GiB"),
-    ],
-)
-def test_what_a_probe_cannot_measure_is_a_warning_and_training_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, said: str
-) -> None:
-    def failing(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        raise error
-
-    def measuring(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        return {"spread": 0.5}
-
-    _, _, position = fit(tmp_path, epochs=2, probes=[failing, measuring])
-    assert position == Position(epoch=2, step_in_epoch=0, step=12)
-    found = events(tmp_path)
-    warnings = [event for event in found if event["event"] == "warning"]
-    assert [(event["step"], event["epoch"]) for event in warnings] == [(6, 1), (12, 2)]
-    for number, event in enumerate(warnings, start=1):
-        assert f"after epoch {number}" in event["warning"]
-        assert event["warning"].endswith(said)
-    assert [event["spread"] for event in found if event["event"] == "probe"] == [0.5, 0.5]
-    # To a person it is said once, even where progress is quiet.
-    assert capsys.readouterr().err.count(said) == 1
-
-
-@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), Interrupted("enough")])
-def test_other_errors_of_a_probe_end_the_run(tmp_path: Path, error: Exception) -> None:
-    def failing(step: int, encoder: nn.Module) -> dict[str, float | str]:
-        raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        fit(tmp_path, epochs=2, probes=[failing])
-
-
-class Greedy(TinyMethod):
-    """Wants more memory than there is, in the ninth step."""
-
-    error: RuntimeError
-
-    def forward(self, batch: Batch) -> Step:
-        if batch.step == 8:
-            raise self.error
-        return super().forward(batch)
-
-
-@pytest.mark.parametrize(
-    ("error", "briefly"),
-    [
-        (
-            torch.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
-            ),
-            "CUDA out of memory. Tried to allocate 2.00 GiB",
-        ),
-        (
-            RuntimeError(
-                "[alloc_cpu] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nAt"
-            ),
-            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
-        ),
-    ],
-)
-def test_a_full_device_is_said_with_what_to_do(tmp_path: Path, error: RuntimeError, briefly: str) -> None:
-    method = Greedy()
-    method.error = error
-    with pytest.raises(OutOfMemoryError) as caught:
-        fit(tmp_path / "run", epochs=2, method=method)
-    text = str(caught.value)
-    assert text.startswith("no memory is left on the device (cpu) at step 9 (epoch 2): ")
-    assert f"{briefly}; the last checkpoint is whole: {tmp_path}/run/checkpoints/step-000006.ckpt. Start a" in text
-    for option in ("--batch-size", "--precision bf16", "--auto"):
-        assert option in text
-    assert text.endswith(f"co2ssl pretrain --resume {tmp_path}/run")
-    assert caught.value.__cause__ is error
-    # Who looks for torch's own error finds it.
-    assert isinstance(caught.value, torch.OutOfMemoryError)
-    assert caught.value.exit_code == 1
-    assert [path.name for path in folder_of(tmp_path / "run").saved()] == ["step-000006.ckpt"]
-
-
-def test_a_full_device_before_the_first_checkpoint(tmp_path: Path) -> None:
-    method = Greedy()
-    method.error = torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(OutOfMemoryError, match=r"no checkpoint had been written\. Start a new run") as caught:
-        fit(tmp_path, epochs=2, method=method, rhythm=Rhythm(checkpoint_every=2))
-    assert "--resume" not in str(caught.value)
-
-
-def test_another_runtime_error_stays_what_it_is(tmp_path: Path) -> None:
-    method = Greedy()
-    method.error = RuntimeError("shapes do not fit")
-    with pytest.raises(RuntimeError, match=r"^shapes do not fit$") as caught:
-        fit(tmp_path, epochs=2, method=method)
-    assert caught.value is method.error
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from co2ssl.api.backbones import Representation
 from co2ssl.api.paper import data_called, measured_otherwise, paper_beside, run_of, voc_called
 from co2ssl.api.protocols import result_name, result_path
 from co2ssl.api.results import kept_result, key_of_all, measure, set_aside, settings_of, write_result
+from co2ssl.data.sources import Source
 from co2ssl.distributed import world_size
 from co2ssl.evaluate.all_options import AllOptions
 from co2ssl.evaluate.feature_key import network_hash
@@ -53,17 +54,11 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
         say("nothing is kept: with --out FOLDER, what is broken off goes on, and features are made once")
     rows: list[dict[str, object]] = []
     measurements: dict[str, dict[str, object]] = {}
-    data = data_called(None if plan.train is None else plan.train.classes)
     total = sum(len(task.options) for task in plan.tasks)
     left_out = dict(plan.left_out)
     for task in plan.tasks:
-        results: dict[str, dict[str, Any]] = {}
         try:
-            for each in task.options:
-                name = result_name(task.protocol, each)
-                there = kept_result(task.protocol, representation, each)
-                say(f"{len(measurements) + len(results) + 1} of {total}: {name}{', there already' if there else ''}")
-                results[name] = measure(task.protocol, representation, each) if there is None else there
+            results = _measured(task, representation, done=len(measurements), total=total, say=say)
         except EvaluationError as error:
             # What others have found stays. Several processes may not all have come here: they end together.
             if world_size() > 1:
@@ -71,10 +66,7 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
             warn(f"{task.title} is left out: {error}")
             left_out[task.title] = str(error)
             continue
-        first = next(iter(results.values()))
-        on = voc_called(first) if task.protocol == "svm" else data
-        departures = [*task.departs, *measured_otherwise(representation, first, batch_size=options.batch_size)]
-        paper = paper_beside(task.table, representation, data=on, weights=options.weights, departures=departures)
+        paper = _published(task, representation, options, plan.train, next(iter(results.values())))
         named = list(results)
         rows += [{**row, "published": paper, "measurements": named} for row in rows_of(task, list(results.values()))]
         measurements |= results
@@ -103,6 +95,32 @@ def evaluate_all(representation: Representation, options: AllOptions, say: Say) 
         set_aside(path, str(result["key"]))
         write_result(path, result)
     return result
+
+
+def _measured(
+    task: Task, representation: Representation, *, done: int, total: int, say: Say
+) -> dict[str, dict[str, Any]]:
+    """The results of a task by their names, each made unless it is there; ``done`` of ``total`` came before."""
+    results: dict[str, dict[str, Any]] = {}
+    for number, each in enumerate(task.options, start=done + 1):
+        name = result_name(task.protocol, each)
+        there = kept_result(task.protocol, representation, each)
+        say(f"{number} of {total}: {name}{', there already' if there else ''}")
+        results[name] = measure(task.protocol, representation, each) if there is None else there
+    return results
+
+
+def _published(
+    task: Task,
+    representation: Representation,
+    options: AllOptions,
+    train: Source | None,
+    first: Mapping[str, Any],
+) -> dict[str, object] | None:
+    """What the paper has beside a task, of which ``first`` is a result, and in what ours departs from it."""
+    on = voc_called(first) if task.protocol == "svm" else data_called(None if train is None else train.classes)
+    departures = [*task.departs, *measured_otherwise(representation, first, batch_size=options.batch_size)]
+    return paper_beside(task.table, representation, data=on, weights=options.weights, departures=departures)
 
 
 def rows_of(task: Task, results: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,10 @@ import torch
 from torch import nn
 
 from co2ssl.api import runs
-from co2ssl.api.build import (
-    build_method,
-    build_objective,
-    build_schedule,
-    build_views,
-    check_size,
-    evaluation_resize,
-)
-from co2ssl.api.images import (
-    CACHE,
-    Images,
-    bad_images_before,
-    cached_images,
-    keep_listing,
-    name_bad_images,
-    open_images,
-    spec_of,
-)
-from co2ssl.api.machine import build_device, check_precision, describe_machine, sample_sizes
+from co2ssl.api.beginning import Say, images_in_words, new_run
+from co2ssl.api.build import build_method, build_objective, build_schedule, build_views, evaluation_resize
+from co2ssl.api.images import CACHE, Images, bad_images_before, cached_images, keep_listing, name_bad_images
+from co2ssl.api.machine import build_device, check_precision
 from co2ssl.api.reporting import write_run_report
 from co2ssl.api.resuming import (
     checkpoint_folder,
@@ -40,34 +25,15 @@ from co2ssl.api.resuming import (
     is_complete,
     left_in_words,
     run_to_resume,
-    sampled_sizes,
     with_options,
 )
 from co2ssl.api.runs import Run
-from co2ssl.config import (
-    DEFAULT_RECIPE,
-    Adapted,
-    DataRecord,
-    Origin,
-    Recipe,
-    Resolved,
-    RunConfig,
-    RunOptions,
-    adapt,
-    adapted_from_plain,
-    duration,
-    load_recipe,
-    require_shared,
-    resolve_options,
-    workers_per_process,
-)
+from co2ssl.config import Recipe, RunOptions, workers_per_process
 from co2ssl.data.loader import Loader
-from co2ssl.data.sources import FolderSource, Source
-from co2ssl.data.sources.folder import split_part
-from co2ssl.data.sources.opening import PREFIXES
-from co2ssl.distributed import barrier, from_main, is_main, process_group, world_size
+from co2ssl.data.sources import Source
+from co2ssl.distributed import barrier, is_main, process_group
 from co2ssl.encoders.batch_norm import average_running_statistics
-from co2ssl.errors import UsageError, UserError
+from co2ssl.errors import UsageError
 from co2ssl.evaluate.features import EvaluationError
 from co2ssl.evaluate.probe import Probe, knn_probe, spread_probe
 from co2ssl.methods.method import Method
@@ -80,8 +46,6 @@ from co2ssl.train.optim import build_optimizer
 from co2ssl.train.progress import Progress, warn
 from co2ssl.train.state import DivergedError
 from co2ssl.train.stop import Interrupted
-
-Say = Callable[[str], None]
 
 PATIENCE = timedelta(days=1)
 """How long processes wait for the main one, which alone decodes into a cache and measures."""
@@ -128,7 +92,7 @@ def pretrain(
         )
     with process_group(patience=PATIENCE):
         if not resume:
-            folder, config, source = _new(data, out, recipe, auto, options, say)
+            folder, config, source = new_run(data, out, recipe, auto, options, say)
             # Before anything is written, so that of two commands that begin together one is refused.
             with only_trainer(folder) as locked:
                 if is_main():
@@ -155,96 +119,6 @@ def pretrain(
         return run
 
 
-def images_in_words(data: Images, source: Source) -> str:
-    """How many images there are to learn from, and, where ``data`` is a folder of two parts, what is left alone."""
-    found = f"{len(source):,} images of {source.name}"
-    if not isinstance(source, FolderSource) or not isinstance(data, str | Path):
-        return found
-    prefix, colon, path = str(data).partition(":")
-    given = os.path.expanduser(path if colon and prefix in PREFIXES else str(data))
-    if os.path.abspath(source.folder) == os.path.abspath(given):
-        return found
-    other = split_part(given, "val")
-    if other is None:
-        return found
-    return f"{found}; only this part of {given} is used to pretrain, {other} is left for `co2ssl evaluate`"
-
-
-def _new(
-    data: Images | None,
-    out: str | Path | None,
-    recipe: str | None,
-    auto: bool | None,
-    given: Mapping[str, Any],
-    say: Say,
-) -> tuple[Path, RunConfig, Source]:
-    """The folder of a new run, which is there; what is to be run, checked; and the images."""
-    if data is None or out is None:
-        raise UsageError("pretrain needs images and a run folder: co2ssl pretrain DATA --out RUN")
-    if auto is None:
-        auto = recipe is None
-    recipe_values = {name: value for name, value in given.items() if name not in RunOptions.model_fields}
-    option_values = {name: value for name, value in given.items() if name in RunOptions.model_fields}
-    resolved = load_recipe(recipe or DEFAULT_RECIPE, overrides=recipe_values, check=not auto)
-    options = resolve_options(option_values)
-    origins = {name: Origin(kind="option") for name in option_values}
-    source = open_images(data, download=options.download)
-    device = build_device(options)
-    say(images_in_words(data, source))
-    if auto:
-        adapted = _adapted(resolved, options, source, device, set(option_values))
-        resolved, options = adapted.resolved, adapted.options
-        origins.update(adapted.option_origins)
-        say(f"{resolved.name}, fitted to {len(source):,} images and this machine:")
-        for change in adapted.changes:
-            say(f"  {change}")
-        if adapted.estimated_seconds is not None:
-            say(f"  about {duration(adapted.estimated_seconds)} in all")
-    check_size(resolved.recipe, source)
-    require_shared(resolved.recipe, world_size())
-    check_precision(options, device)
-    config = RunConfig(
-        resolved=resolved,
-        options=options,
-        data=DataRecord(
-            source=spec_of(data, source),
-            num_images=len(source),
-            fingerprint=source.fingerprint(),
-            sizes=sampled_sizes(source),
-        ),
-        option_origins=origins,
-    )
-    if is_main():
-        runs.made_folder(out)
-    barrier()
-    return Path(out), config, source
-
-
-def _adapted(resolved: Resolved, options: RunOptions, source: Source, device: torch.device, given: set[str]) -> Adapted:
-    """The recipe fitted to the images and to the machine of the main process, for all processes: theirs may differ.
-
-    Raises:
-        UsageError: the main process finds that it cannot run; on every process.
-    """
-    told: dict[str, Any] = {}
-    if is_main():
-        try:
-            told["adapted"] = adapt(
-                resolved,
-                options,
-                num_images=len(source),
-                image_sizes=sample_sizes(source),
-                machine=describe_machine(device),
-                given_options=given,
-            ).as_plain()
-        except UserError as error:
-            told["error"] = str(error)
-    told = from_main(told)
-    if "error" in told:
-        raise UsageError(told["error"])
-    return adapted_from_plain(told["adapted"], resolved, options)
-
-
 def _train(
     run: Run,
     source: Source,
@@ -268,7 +142,8 @@ def _train(
     steps_per_epoch = max(1, loader.steps_per_epoch // recipe.accumulate)
     probes = _probes(loader.source, recipe, options, device, total_steps=recipe.epochs * steps_per_epoch)
     log = MetricsLog(run.folder / runs.METRICS)
-    try:
+    # Bad images are named even where progress is quiet.
+    with _ending(run, loader, log, say=warn if quiet else say):
         train(
             method,
             build_objective(recipe, steps_per_epoch=steps_per_epoch),
@@ -296,6 +171,17 @@ def _train(
             checkpoints=checkpoints,
             saved=saved,
         )
+    if quiet:
+        # Otherwise progress has shown it.
+        _warn_of_collapse(probes)
+    _finish(run, method, say)
+
+
+@contextmanager
+def _ending(run: Run, loader: Loader, log: MetricsLog, *, say: Say) -> Iterator[None]:
+    """Whatever ends the training within the block: loader and log are closed, and images that failed are named."""
+    try:
+        yield
     except (Interrupted, DivergedError):
         # Raised on all processes after the same step: the main one is told what the others could not read.
         loader.share_bad_images()
@@ -306,12 +192,7 @@ def _train(
             log.close()
         finally:
             if is_main():
-                # Said even where progress is quiet.
-                name_bad_images(run.folder, loader.bad_images, warn if quiet else say)
-    if quiet:
-        # Otherwise progress has shown it.
-        _warn_of_collapse(probes)
-    _finish(run, method, say)
+                name_bad_images(run.folder, loader.bad_images, say)
 
 
 def _finish(run: Run, method: Method, say: Say) -> None:

@@ -75,7 +75,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether it is torch that says so; without torch it is not imported to ask."""
     if "torch" not in sys.modules:
         return False
-    from co2ssl.train.loop import is_out_of_memory
+    from co2ssl.train.out_of_memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -1,1 +1,1 @@
-"""The loop, and what it needs: optimisers, schedules, checkpoints, logs, health."""
+"""The loop, and what it needs: optimisers, schedules, checkpoints, logs, probing, health."""

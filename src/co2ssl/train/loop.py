@@ -16,28 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from co2ssl.data.batch import Batch
-from co2ssl.data.workers import WorkerError
-from co2ssl.distributed import all_reduce_sum, barrier, gather, is_main, world_size
-from co2ssl.encoders.batch_norm import averaged_statistics
-from co2ssl.errors import UsageError, UserError
+from co2ssl.distributed import all_reduce_sum, barrier, gather, world_size
+from co2ssl.errors import UsageError
 from co2ssl.losses.objective import Objective
 from co2ssl.methods.method import Method, Update
 from co2ssl.train.checkpoint import CheckpointFolder
 from co2ssl.train.log import MetricsLog, Tally, means
+from co2ssl.train.out_of_memory import OutOfMemoryError, briefly, is_out_of_memory
+from co2ssl.train.probing import Probe, Probing
 from co2ssl.train.progress import Progress
 from co2ssl.train.state import DivergedError, Position, State, restore, snapshot
 from co2ssl.train.steps import Batches, check_steps, in_parallel, optimiser_steps
 from co2ssl.train.stop import Interrupted, any_process, stop_on_signals
 
 Precision: TypeAlias = Literal["float32", "bf16"]
-Probe: TypeAlias = Callable[[int, nn.Module], Mapping[str, float | str]]
-
-# MPS and the CPU have no error of their own for it, and neither has CUDA outside of torch's allocator.
-_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
-
-
-class OutOfMemoryError(UserError, torch.OutOfMemoryError):
-    """The device has no memory left for a step. It is torch's error too, which ``__cause__`` holds as it came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +114,7 @@ def train(
     else:
         restore(saved, state, method, optimizer, log)
     model = in_parallel(method) if world_size() > 1 else method
+    rhythm = rhythm or Rhythm()
     run = _Run(
         method=method,
         model=model,
@@ -132,8 +125,8 @@ def train(
         steps_per_epoch=loader.steps_per_epoch // accumulate,
         device=device,
         precision=precision,
-        probes=probes,
-        rhythm=rhythm or Rhythm(),
+        probing=Probing(probes, every=rhythm.probe_every, device=device, log=log, progress=progress),
+        rhythm=rhythm,
         log=log,
         progress=progress,
         checkpoints=checkpoints,
@@ -159,14 +152,13 @@ class _Run:
     steps_per_epoch: int
     device: torch.device
     precision: Precision
-    probes: Sequence[Probe]
+    probing: Probing
     rhythm: Rhythm
     log: MetricsLog
     progress: Progress
     checkpoints: CheckpointFolder | None
     state: State
     last_saved: float = field(default_factory=time.monotonic)
-    failed_probes: set[int] = field(default_factory=set)
 
     def epoch(self, loader: Batches, accumulate: int, stop_requested: Callable[[], bool]) -> None:
         """What is left of the current epoch."""
@@ -314,70 +306,23 @@ class _Run:
             kept = "no checkpoint had been written"
         where = f"at step {self.state.position.step + 1} (epoch {self.state.position.epoch + 1})"
         return OutOfMemoryError(
-            f"no memory is left on the device ({self.device}) {where}: {_briefly(error)}; {kept}. {advice}"
+            f"no memory is left on the device ({self.device}) {where}: {briefly(error)}; {kept}. {advice}"
         )
 
     def end_epoch(self, epoch: int) -> None:
         """Event, probes and checkpoint after ``epoch`` epochs."""
         last = epoch == self.epochs
-        every = self.rhythm.probe_every
-        measured = bool(self.probes) and every > 0 and (last or epoch % every == 0)
+        measured = self.probing.due(epoch, last=last)
         if measured:
             # Whatever a probe does to the process, the epoch is not lost. A run that is resumed here ends the epoch
             # anew, so the event that ends it comes after.
             self.save()
         self.progress.end_epoch(epoch, self.record("epoch", self.state.epoch))
         if measured:
-            self.measure(epoch)
+            self.probing.measure(self.method.encoder, step=self.state.position.step, epoch=epoch)
         self.state.position = self.state.position.after_epoch()
         if last or epoch % self.rhythm.checkpoint_every == 0:
             self.save()
-
-    def measure(self, epoch: int) -> None:
-        """Let the probes look at the encoder. Whether they do changes nothing in the training."""
-        with averaged_statistics(self.method.encoder):
-            if is_main():
-                self.measure_here(epoch)
-        barrier()
-
-    def measure_here(self, epoch: int) -> None:
-        """What the main process has to do when it is time for the probes."""
-        when: dict[str, object] = {"step": self.state.position.step, "epoch": epoch}
-        values: dict[str, float | str] = {}
-        self.method.encoder.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for place, probe in enumerate(self.probes):
-                try:
-                    values.update(probe(self.state.position.step, self.method.encoder))
-                except (Interrupted, WorkerError):
-                    raise
-                except (UserError, RuntimeError) as error:
-                    if not isinstance(error, UserError) and not is_out_of_memory(error):
-                        raise
-                    self.warn_of_probe(place, error, when)
-        if values:
-            self.log.write("probe", {**when, **values})
-        if "warning" in values:
-            self.progress.message(f"warning: {values['warning']}")
-
-    def warn_of_probe(self, place: int, error: Exception, when: Mapping[str, object]) -> None:
-        """Write down what the probe at this place could not measure, and say it the first time."""
-        why = str(error) if isinstance(error, UserError) else _briefly(error)
-        text = f"something could not be measured after epoch {when['epoch']}, and training goes on: {why}"
-        self.log.write("warning", {**when, "warning": text})
-        if place not in self.failed_probes:
-            self.failed_probes.add(place)
-            self.progress.warning(text)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had no memory left, in whatever way torch says so for that device."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def _briefly(error: Exception) -> str:
-    """What happened and how much was asked for; torch goes on about its allocator."""
-    return ". ".join(str(error).partition("\n")[0].split(". ")[:2]).removesuffix(".")
 
 
 def gathered(update: Update) -> Update:
