@@ -85,7 +85,8 @@ def estimate_log_normaliser(contrast: Contrast, *, temperature: float, num_image
     """
     check_temperature("temperature", temperature)
     settings = Settings.of(contrast, temperature=temperature)
-    sums = []
+    # A number that grows, not a list: what is kept between blocks would split the memory that they leave free.
+    log_sum = torch.full((), -torch.inf, device=contrast.query.device)
     left_out = torch.zeros((), dtype=torch.int64, device=contrast.query.device)
     with torch.autocast(contrast.query.device.type, enabled=False):
         inputs = inputs_of(contrast)
@@ -93,8 +94,7 @@ def estimate_log_normaliser(contrast: Contrast, *, temperature: float, num_image
             if kept is not None:
                 entries = entries.masked_fill(~kept, -torch.inf)
                 left_out += (~kept).sum()
-            sums.append((torch.cat([pairs, entries], dim=1) / temperature).logsumexp(dim=(0, 1)))
-        log_sum = torch.stack(sums).logsumexp(dim=0)
+            log_sum = log_sum.logaddexp((torch.cat([pairs, entries], dim=1) / temperature).logsumexp(dim=(0, 1)))
         scores_a_row = inputs.positive.shape[1] + contrast.num_negatives
         count = contrast.num_rows * scores_a_row - left_out
         return log_sum - count.to(log_sum.dtype).log() + math.log(num_images)
