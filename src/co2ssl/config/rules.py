@@ -22,8 +22,9 @@ MOST_EPOCHS = 800
 QUEUE_SHARE = 4
 """A queue of 1/4 of the images holds the query's own image, from the epoch before, for (1/4)^2 / 2 = 3 % of queries."""
 STEEP = 1_000.0
-"""alpha / tau_con^2, with which L_con grows beside a single point, above which a short run is held there (measured:
-docs/pilot.md, where 625 gets away and 1,875 does so slowly; MoCo has 6,250, SimCLR 204, MoCo v2 120)."""
+"""alpha / tau_con^2, with which L_con grows beside a single point, above which the term is to rise over a short run
+(ours; docs/pilot.md: runs of 20 epochs get away from the point at 625 and, slowly, at 1,875, and do not at 6,250, which
+MoCo has; SimCLR has 204, MoCo v2 120)."""
 KEEPS = (0.999, 0.998, 0.996, 0.992, 0.984, 0.97, 0.9)
 """Momenta of a key encoder that is to remember less than the published one."""
 MEMORIES = 10
@@ -217,15 +218,15 @@ def _epochs(draft: Draft) -> None:
 
 
 def _ramp(draft: Draft) -> None:
-    """A strong consistency term rises over a short run: at once, it holds a fresh network where that began."""
+    """A strong consistency term rises over a short run: at once, it pulls a fresh network to one point."""
     recipe, steps = draft.recipe, draft.recipe.epochs * draft.steps_per_epoch
     steep = recipe.consistency_weight > STEEP * recipe.consistency_temperature**2
     if steep and recipe.consistency_ramp_epochs == 0 and steps < WANTED_STEPS:
         draft.set(
             "consistency_ramp_epochs",
             recipe.epochs,
-            f"with a weight of {recipe.consistency_weight:g} at once, the embeddings of a fresh network would stay "
-            f"together for much of {steps:,} steps",
+            f"with a weight of {recipe.consistency_weight:g} at once, the embeddings of a fresh network fall together, "
+            f"and may stay so for much of {steps:,} steps",
         )
 
 
