@@ -107,7 +107,15 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     for planned in (*PAIRED, *SHORT):
         top1 = 0.5 + 0.03 * planned.recipe.endswith("+co2")
         (tmp_path / "results" / f"{planned.name}.json").write_text(json.dumps(made_up(planned, top1)))
-    times = {"unwatched_ms": 98.0, "without_ms": 100.0, "with_ms": 103.0, "ratio": 1.03, "ratio_to_unwatched": 1.051}
+    times = {
+        "unwatched_ms": 98.0,
+        "without_ms": 100.0,
+        "with_ms": 103.0,
+        "ratio": 1.03,
+        "ratio_quartiles": [1.01, 1.04],
+        "ratio_to_unwatched": 1.051,
+        "ratio_to_unwatched_quartiles": [1.0, 1.1],
+    }
     cost = dict.fromkeys(("moco", "moco-v2"), times)
     (tmp_path / "cost.json").write_text(json.dumps({"result": cost}))
     part = {"instance": 6.2, "consistency": 0.0123, "similarity": 0.777, "agreement": -0.5}
@@ -123,7 +131,7 @@ def test_the_page_is_rebuilt_from_the_json(tmp_path: Path) -> None:
     assert "| moco | kNN | +3.0, +3.0, +3.0 | +3.0 | +3.0 to +3.0 | an effect: it helps |" in text
     assert "| alpha-1 | consistency_weight 1.0 | 625 | 53.0 | 5.00 | 0.500 | 7 |" in text
     assert "| moco + CO2 | before | 0.200 | 0.100 | 0.900 | 10.0 % | 32.1 % | 30.0 % |" in text
-    assert "| moco | 98.0 | 100.0 | 103.0 | 1.030 | 1.051 |" in text
+    assert "| moco | 98.0 | 100.0 | 103.0 | 1.030 (1.010 to 1.040) | 1.051 (1.000 to 1.100) |" in text
     assert "| moco + CO2 | 50 | 6.20 | 0.0123 | 0.777 | 1.25 | 0.50 | -0.50 |" in text
     assert "| moco + CO2 | 20 |" not in text
     assert text.count("after\n") == len(PLACES)

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 def main(words: Sequence[str] | None = None) -> None:
     """Measure both methods and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60, help="of each kind")
+    parser.add_argument("--steps", type=int, default=200, help="of each kind")
     parser.add_argument("--out", type=Path, default=HERE / "cost.json")
     options = parser.parse_args(words)
     result = {method: cost(method, options.steps) for method in METHODS}
@@ -42,8 +42,8 @@ def main(words: Sequence[str] | None = None) -> None:
     write(options.out, surroundings("benchmarks.pilot.cost", arguments) | {"result": result})
 
 
-def cost(method: str, steps: int) -> dict[str, float]:
-    """Median milliseconds of a step of each kind, and what the term takes beside the others: medians over rounds."""
+def cost(method: str, steps: int) -> dict[str, Any]:
+    """Median milliseconds of a step of each kind; of each round's ratios with the term to without, median and quartiles."""
     pair = [planned for planned in PAIRED if planned.name.rsplit("-seed-", 1)[0] in (method, f"{method}+co2")][:2]
     recipes = [load_recipe(planned.recipe, overrides=recipe_fields(planned.options)).recipe for planned in pair]
     batch = _batch(recipes[0])
@@ -62,10 +62,11 @@ def cost(method: str, steps: int) -> dict[str, float]:
             kinds[kind]()
             if number >= 5:
                 times[kind].append(1000 * (time.perf_counter() - began))
-    found = {f"{kind}_ms": round(statistics.median(own), 2) for kind, own in times.items()}
+    found: dict[str, Any] = {f"{kind}_ms": round(statistics.median(own), 2) for kind, own in times.items()}
     for name, beside in (("ratio", "without"), ("ratio_to_unwatched", "unwatched")):
         ratios = [two / one for one, two in zip(times[beside], times["with"], strict=True)]
-        found[name] = round(statistics.median(ratios), 4)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        found |= {name: round(middle, 4), f"{name}_quartiles": [round(low, 4), round(high, 4)]}
     return found
 
 

@@ -149,7 +149,11 @@ def _cost(cost: Mapping[str, Any]) -> str:
     rows = [row("ms a step", *header, "with / without", "with / neither")]
     for method, one in cost.items():
         times = (f"{one[f'{kind}_ms']:.1f}" for kind in ("unwatched", "without", "with"))
-        rows.append(row(method, *times, f"{one['ratio']:.3f}", f"{one['ratio_to_unwatched']:.3f}"))
+        ratios = [
+            f"{one[name]:.3f} ({' to '.join(f'{quartile:.3f}' for quartile in one[f'{name}_quartiles'])})"
+            for name in ("ratio", "ratio_to_unwatched")
+        ]
+        rows.append(row(method, *times, *ratios))
     return table(rows)
 
 
