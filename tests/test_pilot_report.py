@@ -164,14 +164,18 @@ def test_the_committed_page_is_what_the_committed_json_says(tmp_path: Path) -> N
 def test_the_sentence_in_the_readme_is_what_the_committed_json_says() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
     found = {method: differences(results, pairs, "knn") for method, pairs in comparisons(results).items()}
-    moco, v2 = found["moco"], found["moco-v2"]
+    moco, v2, best = found["moco"], found["moco-v2"], found["moco, alpha-1"]
     assert moco is not None
     assert v2 is not None
+    assert best is not None
     assert moco.low is not None
     assert moco.high is not None
+    assert best.low is not None
+    assert best.high is not None
     text = " ".join((PAGE.parents[1] / "README.md").read_text().split())
     assert f"costs MoCo {-moco.mean:.1f} points of kNN" in text
     assert f"95 % interval {-moco.high:.1f} to {-moco.low:.1f}) and MoCo v2 {-v2.mean:.1f}" in text
+    assert f"loses {-best.mean:.1f} ({-best.high:.1f} to {-best.low:.1f})" in text
     assert not v2.leaves_out_zero
 
 

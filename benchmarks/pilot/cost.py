@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def cost(method: str, steps: int) -> dict[str, Any]:
-    """Median milliseconds of a step of each kind; of each round's ratios with the term to without, median and quartiles."""
+    """Milliseconds of a step of each kind, medians; of each round's ratios with the term to without also quartiles."""
     pair = [planned for planned in PAIRED if planned.name.rsplit("-seed-", 1)[0] in (method, f"{method}+co2")][:2]
     recipes = [load_recipe(planned.recipe, overrides=recipe_fields(planned.options)).recipe for planned in pair]
     batch = _batch(recipes[0])

@@ -41,7 +41,8 @@ def _differences(results: Results) -> Any:
     for place, (method, (measure, title)) in enumerate(
         (method, measure) for method in compared for measure in (("knn", "kNN"), ("linear_fast", "linear"))
     ):
-        labels.append(f"{TITLES.get(method, method)}\n{title}")
+        called = TITLES.get(method) or method.replace("moco", TITLES["moco"], 1).replace("-", " ")
+        labels.append(f"{called}\n{title}")
         found = differences(results, compared[method], measure)
         if found is None:
             continue
