@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import co2ssl
 from benchmarks.pilot import pull
@@ -93,3 +96,27 @@ def test_both_methods_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert {len(seen) for seen in written["result"].values()} == {1}
     assert {"command", "commit", "cpu", "torch"} <= set(written)
     assert str(tmp_path) not in out.read_text()
+
+
+def test_around_one_point_the_term_goes_with_the_fourth_power_and_l_ins_with_the_square() -> None:
+    """What docs/pilot.md explains the collapse by: distances to the point are halved, again and again."""
+    generator = torch.Generator().manual_seed(0)
+    point = normalize(torch.randn(16, generator=generator, dtype=torch.float64), dim=0)
+    query, positive, negatives = (
+        torch.randn(count, 16, generator=generator, dtype=torch.float64) for count in (8, 8, 64)
+    )
+    gains, costs = [], []
+    for halvings in range(6, 9):
+        near = (normalize(point + away * 0.5**halvings, dim=1) for away in (query, positive, negatives))
+        loss = contrastive_loss(
+            Contrast(**dict(zip(("query", "positive", "negatives"), near, strict=True))),
+            temperature=0.07,
+            consistency_weight=10.0,
+            consistency_temperature=0.04,
+        )
+        gains.append(abs(float(loss.instance) - math.log(65)))
+        costs.append(float(loss.consistency))
+    for larger, smaller in pairwise(gains):
+        assert math.log2(larger / smaller) == pytest.approx(2, abs=0.2)
+    for larger, smaller in pairwise(costs):
+        assert math.log2(larger / smaller) == pytest.approx(4, abs=0.2)
