@@ -107,9 +107,9 @@ def test_around_one_point_the_term_goes_with_the_fourth_power_and_l_ins_with_the
     )
     gains, costs = [], []
     for halvings in range(6, 9):
-        near = (normalize(point + away * 0.5**halvings, dim=1) for away in (query, positive, negatives))
+        q, p, n = (normalize(point + away * 0.5**halvings, dim=1) for away in (query, positive, negatives))
         loss = contrastive_loss(
-            Contrast(**dict(zip(("query", "positive", "negatives"), near, strict=True))),
+            Contrast(query=q, positive=p, negatives=n),
             temperature=0.07,
             consistency_weight=10.0,
             consistency_temperature=0.04,
